@@ -1,0 +1,71 @@
+"""deepsentinel: Sentinel-1 and Sentinel-2 patches to embeddings, trained heads and maps.
+
+Public names are resolved when first used, so that importing the package is fast and imports
+neither torch nor torchgeo.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC: dict[str, str] = {
+    "Classifier": "deepsentinel.heads.classification",
+    "DeepSentinelDataModule": "deepsentinel.datasets.datamodule",
+    "DeepSentinelDataset": "deepsentinel.datasets.dataset",
+    "Encoder": "deepsentinel.features",
+    "Features": "deepsentinel.features",
+    "FusionEncoder": "deepsentinel.encoders.fusion",
+    "Prediction": "deepsentinel.features",
+    "Segmenter": "deepsentinel.heads.segmentation",
+    "collate": "deepsentinel.sample",
+    "convert": "deepsentinel.corpus.convert",
+    "finetune": "deepsentinel.training.finetune",
+    "list_encoders": "deepsentinel.zoo.load",
+    "load_encoder": "deepsentinel.zoo.load",
+    "load_model": "deepsentinel.heads.model",
+    "verify": "deepsentinel.corpus.verify",
+}
+
+__all__ = [
+    "Classifier",
+    "DeepSentinelDataModule",
+    "DeepSentinelDataset",
+    "Encoder",
+    "Features",
+    "FusionEncoder",
+    "Prediction",
+    "Segmenter",
+    "__version__",
+    "collate",
+    "convert",
+    "finetune",
+    "list_encoders",
+    "load_encoder",
+    "load_model",
+    "verify",
+]
+
+if TYPE_CHECKING:
+    from deepsentinel.corpus.convert import convert
+    from deepsentinel.corpus.verify import verify
+    from deepsentinel.datasets.datamodule import DeepSentinelDataModule
+    from deepsentinel.datasets.dataset import DeepSentinelDataset
+    from deepsentinel.encoders.fusion import FusionEncoder
+    from deepsentinel.features import Encoder, Features, Prediction
+    from deepsentinel.heads.classification import Classifier
+    from deepsentinel.heads.model import load_model
+    from deepsentinel.heads.segmentation import Segmenter
+    from deepsentinel.sample import collate
+    from deepsentinel.training.finetune import finetune
+    from deepsentinel.zoo.load import list_encoders, load_encoder
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'deepsentinel' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

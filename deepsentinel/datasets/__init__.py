@@ -1,0 +1,1 @@
+"""Torch datasets over corpora, their transforms, and synthetic scenes."""

@@ -1,0 +1,1 @@
+"""Stems, backbones and fusion: patches of either or both sensors to `Features`."""

@@ -1,0 +1,1 @@
+"""Neck, heads and models: `Features` to `Prediction`."""

@@ -1,0 +1,1 @@
+"""Bytes by URL: ranges, checked lengths, errors of our own."""

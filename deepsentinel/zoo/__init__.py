@@ -1,0 +1,1 @@
+"""Pretrained encoders: rows of facts, cards, and `load_encoder`."""
