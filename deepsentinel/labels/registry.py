@@ -1,0 +1,33 @@
+"""The label schemes that come with the library, by name."""
+
+from deepsentinel.errors import UnknownNameError, nearest
+from deepsentinel.labels.classes import Scheme
+from deepsentinel.labels.corine import CORINE, CORINE_1, CORINE_2
+from deepsentinel.labels.worldcover import WORLDCOVER
+
+_SCHEMES: dict[str, Scheme] = {s.name: s for s in (CORINE, CORINE_2, CORINE_1, WORLDCOVER)}
+
+
+def list_schemes() -> tuple[str, ...]:
+    """Names of the label schemes that `scheme` knows.
+
+    Example:
+        >>> "corine" in list_schemes()
+        True
+    """
+    return tuple(_SCHEMES)
+
+
+def scheme(name: str) -> Scheme:
+    """The label scheme of that name.
+
+    Raises:
+        UnknownNameError: there is no such scheme; the nearest names are listed.
+
+    Example:
+        >>> len(scheme("corine")), len(scheme("corine-2")), len(scheme("corine-1"))
+        (44, 15, 5)
+    """
+    if name not in _SCHEMES:
+        raise UnknownNameError(f"unknown label scheme {name!r}. {nearest(name, _SCHEMES)}")
+    return _SCHEMES[name]
