@@ -28,7 +28,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_corpus_rooms_import_no_torch() -> None:
-    modules = "errors bands units labels store corpus.read corpus.write corpus.convert".split()
+    modules = ["errors", "bands", "units", "labels", "store", "corpus.read", "corpus.convert"]
     code = f"""
 import sys
 from importlib import import_module
