@@ -1,6 +1,7 @@
 """A label scheme: the classes of a map or nomenclature, with codes, colours and hierarchy."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -165,7 +166,7 @@ class Scheme:
                 "Pass nodata=<code> to name the code that -1 becomes."
             )
         table = np.array([*self.codes, 0 if nodata is None else nodata], dtype=np.int32)
-        return table[array]
+        return np.take(table, array, mode="wrap")
 
     def coarsen(self, to: str) -> NDArray[np.int16]:
         """Table from the ids of this scheme to those of a coarser one: `table[ids]`.
@@ -318,9 +319,8 @@ def _check(scheme: Scheme) -> None:
             f"{where}: class ids must count from 0, not {[c.id for c in scheme.classes]}."
         )
     coded = [*scheme.codes, *scheme.ignore_codes, *(other for other, _ in scheme.aliases)]
-    for kind, values in (("class name", list(scheme.names)), ("code", coded)):
-        twice = sorted({repr(v) for v in values if values.count(v) > 1})
-        if twice:
+    for kind, values in (("class name", Counter(scheme.names)), ("code", Counter(coded))):
+        if twice := [repr(value) for value, count in values.items() if count > 1]:
             raise LabelError(f"{where}: {kind} {', '.join(twice)} is used more than once.")
     for label_class in scheme.classes:
         if not _COLOUR.fullmatch(label_class.colour):

@@ -2,8 +2,7 @@
 
 Codes, grid codes, names and RGB values: the legend that the European Environment Agency ships with
 the CORINE rasters (`clc_legend.csv`: GRID_CODE, CLC_CODE, LABEL1, LABEL2, LABEL3, RGB). It gives
-colours at level 3 only; at levels 1 and 2 a class is shown in the colour of its first member, the
-way the agency's own maps of level 1 do.
+colours at level 3 only; at levels 1 and 2 a class has the colour of its first member.
 
 Rasters hold either the three digits (111 to 523, as on Earth Engine) or the grid codes 1 to 44 of
 the 100 m GeoTIFFs; `encode` takes both, as no number is used twice. No class: 999 and grid code 48
