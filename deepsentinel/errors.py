@@ -78,6 +78,14 @@ class EncoderNotFoundError(UnknownNameError):
     """No encoder of that name or at that place."""
 
 
+class BackboneError(DeepSentinelError, ValueError):
+    """A backbone that is unknown, makes no feature maps or is fixed to one input size."""
+
+
+class UnusedInputError(DeepSentinelError, ValueError):
+    """An input, such as the month, that the encoder was given but does not know."""
+
+
 class WeightsError(DeepSentinelError, ValueError):
     """Weights whose hash, keys or shapes differ from what their card or config states."""
 

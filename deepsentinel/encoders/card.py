@@ -1,0 +1,174 @@
+"""The card of an encoder: every fact that a user needs before trusting it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from deepsentinel.bands import SENSOR_TITLES, Sensor
+from deepsentinel.errors import WeightsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One measured score, with what it must be compared to."""
+
+    task: str
+    """What was measured, such as `BigEarthNet-S2 linear probe, 60 labels`."""
+    metric: str
+    """Such as `micro mAP`."""
+    value: float
+    sensors: str = "both"
+    """What the encoder was shown: `s1`, `s2` or `both`."""
+    controls: Mapping[str, float] = field(default_factory=dict)
+    """The same measurement of controls, such as `band_stats` and `random`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Facts of one encoder. What is not known is empty; nothing is estimated.
+
+    Example:
+        >>> card = Card(name="tiny", limits="Use this when testing.", embed_dim=8)
+        >>> Card.from_json(card.to_json()) == card
+        True
+    """
+
+    name: str = ""
+    title: str = ""
+    sensors: tuple[Sensor, ...] = ()
+    bands: Mapping[Sensor, tuple[str, ...]] = field(default_factory=dict)
+    units: Mapping[Sensor, str] = field(
+        default_factory=lambda: {"s1": "dB", "s2": "surface reflectance, 0-1"}
+    )
+    normalisation: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Mean and standard deviation of each band, in `units`."""
+    normalisation_source: str = ""
+    levels: Mapping[Sensor, tuple[str, ...]] = field(default_factory=dict)
+    """Processing levels it was trained on: GRD or RTC, L1C or L2A."""
+    resolution_m: float | None = None
+    """Pixel spacing it was trained on."""
+    min_size: int | None = None
+    """Least height and width in pixels."""
+    backbone: str = ""
+    fusion: str = ""
+    embed_dim: int | None = None
+    out_channels: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    parameters: int | None = None
+    macs_per_px: float | None = None
+    """Multiply-accumulates a pixel of input, measured at 64 x 64 px."""
+    licence: str = ""
+    """Of the weights."""
+    data_licence: str = ""
+    """Of the data they were trained on."""
+    citation: str = ""
+    repository: str = ""
+    revision: str = ""
+    sha256: str = ""
+    """Of `model.safetensors`."""
+    scores: tuple[Score, ...] = ()
+    training: Mapping[str, str] = field(default_factory=dict)
+    """Such as data, recipe, seed, commit."""
+    limits: str = ""
+    """Use this when, and when not."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and strings."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """The card that `to_json` wrote.
+
+        Raises:
+            WeightsError: a key is unknown, as in a file of a later version.
+        """
+        unknown = sorted(set(plain) - {f.name for f in fields(cls)})
+        if unknown:
+            raise WeightsError(
+                f"the card holds {unknown}, which this version of deepsentinel does not know. "
+                "Update deepsentinel."
+            )
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()
+        }
+        for key in ("bands", "levels", "normalisation"):
+            values[key] = {k: tuple(v) for k, v in plain.get(key, {}).items()}
+        values["scores"] = tuple(Score(**score) for score in plain.get("scores", ()))
+        return cls(**values)
+
+    def to_markdown(self) -> str:
+        """A model card for the Hub: YAML front matter, then the facts as tables."""
+        parts = [_front_matter(self), f"# {self.title or self.name}", self.limits]
+        parts += [_facts(self), _band_table(self), _score_table(self)]
+        parts += [_section("Training", self.training), _citation(self)]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(card: Card) -> str:
+    lines = ["---", "library_name: deepsentinel"]
+    if card.licence:
+        lines.append(f"license: {card.licence.lower()}")
+    lines += ["tags:", "- remote-sensing", "- sentinel-1", "- sentinel-2", "---"]
+    return "\n".join(lines)
+
+
+def _facts(card: Card) -> str:
+    rows = {
+        "sensors": ", ".join(SENSOR_TITLES[s] for s in card.sensors),
+        "units": "; ".join(f"{SENSOR_TITLES[s]}: {card.units[s]}" for s in card.sensors),
+        "levels": "; ".join(f"{SENSOR_TITLES[s]}: {', '.join(v)}" for s, v in card.levels.items()),
+        "resolution": f"{card.resolution_m:g} m" if card.resolution_m else "",
+        "least size": f"{card.min_size} px" if card.min_size else "",
+        "backbone": f"{card.backbone}, {card.fusion} fusion" if card.backbone else "",
+        "embedding": str(card.embed_dim or ""),
+        "maps": ", ".join(
+            f"{c} channels at stride {s}"
+            for c, s in zip(card.out_channels, card.strides, strict=True)
+        ),
+        "parameters": f"{card.parameters:,}" if card.parameters else "",
+        "cost": f"{card.macs_per_px:,.0f} multiply-accumulates a pixel" if card.macs_per_px else "",
+        "licence of the weights": card.licence,
+        "licence of the data": card.data_licence,
+        "revision": card.revision,
+        "sha256": card.sha256,
+    }
+    return _section("Facts", rows)
+
+
+def _section(title: str, rows: Mapping[str, str]) -> str:
+    known = [f"| {key} | {value} |" for key, value in rows.items() if value]
+    return "\n".join([f"## {title}", "", "| | |", "|---|---|", *known]) if known else ""
+
+
+def _band_table(card: Card) -> str:
+    lines = [
+        f"| {SENSOR_TITLES[sensor]} | {name} | {mean:g} | {std:g} |"
+        for sensor in card.sensors
+        for name in card.bands[sensor]
+        for mean, std in [card.normalisation[name]]
+    ]
+    if not lines:
+        return ""
+    note = f"\n\nStatistics: {card.normalisation_source}" if card.normalisation_source else ""
+    head = ["## Bands", "", "| sensor | band | mean | std |", "|---|---|---|---|"]
+    return "\n".join([*head, *lines]) + note
+
+
+def _score_table(card: Card) -> str:
+    if not card.scores:
+        return ""
+    names = sorted({name for score in card.scores for name in score.controls})
+    head = ["task", "metric", "sensors", "this encoder", *names]
+    lines = ["## Measured scores", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for score in card.scores:
+        controls = [f"{score.controls[n]:.3f}" if n in score.controls else "" for n in names]
+        cells = [score.task, score.metric, score.sensors, f"{score.value:.3f}", *controls]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _citation(card: Card) -> str:
+    return f"## Citation\n\n{card.citation}" if card.citation else ""

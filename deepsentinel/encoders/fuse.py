@@ -1,0 +1,108 @@
+"""What fusion needs: how much each place was observed, gates, and pooling that leaves NaN out."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Pool = Literal["mean", "mean_std"]
+
+_TINY = 1e-12  # below any share of a patch that one observed pixel can have
+
+
+def presence(observed: Tensor, strides: Sequence[int]) -> tuple[Tensor, ...]:
+    """Share of observed pixels in every cell of maps with these strides.
+
+    Args:
+        observed: (B, bands, H, W), 1 where a band was observed; a pixel counts if any band was.
+        strides: of the maps; H and W are multiples of each.
+
+    Returns:
+        (B, 1, H / s, W / s) for each stride, from 0 to 1.
+
+    Example:
+        >>> seen = torch.zeros(1, 2, 4, 4)
+        >>> seen[:, 1, :2, :1] = 1
+        >>> presence(seen, (2, 4))[0][0, 0].tolist(), presence(seen, (4,))[0].item()
+        ([[0.5, 0.0], [0.0, 0.0]], 0.125)
+    """
+    any_band = observed.amax(dim=1, keepdim=True)
+    by_stride = {s: F.avg_pool2d(any_band, s) for s in sorted(set(strides))}
+    return tuple(by_stride[s] for s in strides)
+
+
+def shares(weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Weights divided by their sum, so that a weight of 0 is a share of exactly 0."""
+    total = torch.stack(list(weights)).sum(dim=0).clamp_min(_TINY)
+    return tuple(w / total for w in weights)
+
+
+def combine(parts: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Weighted mean of tensors in the dtype of the first; a part of weight 0 leaves no trace.
+
+    Example:
+        >>> a, b = torch.tensor([1.0]), torch.tensor([5.0])
+        >>> combine((a, b), (torch.tensor([0.0]), torch.tensor([0.2]))).item()
+        5.0
+    """
+    terms = [p.float() * share for p, share in zip(parts, shares(weights), strict=True)]
+    return torch.stack(terms).sum(dim=0).to(parts[0].dtype)
+
+
+class GatedFusion(nn.Module):
+    """One level of mid fusion: a learned share of each sensor, per channel and place.
+
+    A small bottleneck sees both maps and how much of each was observed there; its gates are
+    multiplied by that presence, so that what was not observed has a share of exactly 0.
+
+    Example:
+        >>> gate = GatedFusion(8)
+        >>> a, b = torch.randn(1, 8, 4, 4), torch.randn(1, 8, 4, 4)
+        >>> absent, present = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+        >>> torch.equal(gate((a, b), (absent, present)), b)
+        True
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.Conv2d(2 * channels + 2, max(channels // 4, 8), kernel_size=1),
+            nn.GELU(),
+            nn.Conv2d(max(channels // 4, 8), 2 * channels, kernel_size=1),
+        )
+
+    def forward(self, maps: tuple[Tensor, Tensor], present: tuple[Tensor, Tensor]) -> Tensor:
+        """The fused map (B, C, h, w) of two maps and their presence (B, 1, h, w)."""
+        seen = [*maps, *(p.to(maps[0].dtype) for p in present)]
+        gates = self.gate(torch.cat(seen, dim=1)).float().sigmoid().chunk(2, dim=1)
+        return combine(maps, [g * p for g, p in zip(gates, present, strict=True)])
+
+
+def pooled(maps: Sequence[Tensor], present: Sequence[Tensor], pool: Pool) -> Tensor:
+    """Observed-weighted mean, and with `"mean_std"` the standard deviation, over each map.
+
+    Args:
+        maps: (B, C_i, h_i, w_i).
+        present: (B, 1, h_i, w_i), the weight of each cell.
+        pool: `"mean"` or `"mean_std"`.
+
+    Returns:
+        (B, sum of C_i, or twice that), float32; 0 for a patch that was observed nowhere.
+
+    Example:
+        >>> m = torch.tensor([[[[1.0, 9.0]]]])
+        >>> pooled([m], [torch.tensor([[[[1.0, 0.0]]]])], "mean").item()
+        1.0
+    """
+    parts: list[Tensor] = []
+    for level, weight in zip(maps, present, strict=True):
+        share = weight / weight.sum(dim=(2, 3), keepdim=True).clamp_min(_TINY)
+        values = level.float()
+        mean = (values * share).sum(dim=(2, 3))
+        parts.append(mean)
+        if pool == "mean_std":
+            variance = ((values - mean[:, :, None, None]).square() * share).sum(dim=(2, 3))
+            parts.append((variance + 1e-6).sqrt())
+    return torch.cat(parts, dim=1)

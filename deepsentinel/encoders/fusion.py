@@ -1,0 +1,438 @@
+"""`FusionEncoder`: patches of either or both sensors to one embedding and a pyramid of maps."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deepsentinel.bands import S1_BANDS, S2_BANDS, SENSORS, Sensor, resolve_bands
+from deepsentinel.encoders import door
+from deepsentinel.encoders.backbones import Backbone
+from deepsentinel.encoders.card import Card
+from deepsentinel.encoders.door import Check, Empty
+from deepsentinel.encoders.fuse import GatedFusion, Pool, combine, pooled, presence
+from deepsentinel.encoders.stems import STATISTICS, Statistics, Stem, place
+from deepsentinel.errors import (
+    BackboneError,
+    SampleError,
+    UnitsWarning,
+    UnknownNameError,
+    UnusedInputError,
+    nearest,
+)
+from deepsentinel.features import Features
+from deepsentinel.sample import IMAGE_KEYS, Batch, batch_bands
+from deepsentinel.units import HAZE_FLOOR
+
+Fusion = Literal["early", "mid", "late"]
+Pyramid = tuple[Tensor, ...]
+
+
+class FusionEncoder(nn.Module):
+    """An encoder of Sentinel-1 and Sentinel-2 patches on any timm feature backbone.
+
+    A band or sensor that was not observed is part of the forward pass: it enters as the training
+    mean with an observed channel of 0, whichever way it came to be absent (NaN, a band not named,
+    a sensor not passed).
+
+    Args:
+        backbone: timm model name; `encoders.backbones.FAMILIES` lists the tested families.
+        fusion: `"early"`: both sensors in one backbone, the cheapest. `"mid"`: a backbone a
+            sensor, maps fused at every level by learned gates that know what was observed.
+            `"late"`: a backbone a sensor, maps and embeddings averaged with the observed share as
+            weight, so that an absent sensor contributes exactly nothing.
+        s1_bands: bands of Sentinel-1 to use, in this order; empty for none (early fusion only).
+        s2_bands: bands of Sentinel-2 to use, in this order; empty for none (early fusion only).
+        statistics: mean and standard deviation of each band in dB and reflectance.
+        embed_dim: project the pooled maps to this size (LayerNorm and Linear); unprojected if
+            `None`.
+        pool: `"mean"` over observed pixels, or `"mean_std"`, which adds the standard deviation.
+        pool_levels: maps that are pooled and concatenated, counted as in a tuple.
+        levels: which maps of the backbone to return, as timm's `out_indices`; all if `None`.
+        backbone_options: arguments of the timm model, such as `{"drop_path_rate": 0.1}`.
+        pretrained: start from timm's ImageNet weights, which timm downloads; its first
+            convolution is repeated over the channels.
+        check: units are checked on `"first"`: every call on CPU, the first per device elsewhere;
+            `"always"`; or `"never"`. Never in compiled or exported graphs.
+        empty: a patch without an observed value is an `"error"`, or a `"nan"` embedding, which
+            compiled and exported graphs always return.
+        card: facts that the architecture cannot tell: name, licence, training, scores.
+
+    Raises:
+        BackboneError: the backbone is unknown or fixed to one size, or lacks a pooled level.
+        BandError: a band is unknown or has no statistics.
+        UnknownNameError: unknown `fusion`, `pool`, `check` or `empty`.
+
+    Example:
+        >>> encoder = FusionEncoder("resnet10t", levels=(1, 2, 3)).eval()
+        >>> features = encoder(s1=torch.full((1, 2, 33, 17), -12.0))
+        >>> features.embedding.shape, [tuple(m.shape) for m in features.maps]
+        (torch.Size([1, 256]), [(1, 64, 9, 5), (1, 128, 5, 3), (1, 256, 3, 2)])
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        *,
+        fusion: Fusion = "early",
+        s1_bands: Sequence[str] = S1_BANDS,
+        s2_bands: Sequence[str] = S2_BANDS,
+        statistics: Statistics = STATISTICS,
+        embed_dim: int | None = None,
+        pool: Pool = "mean",
+        pool_levels: Sequence[int] = (-1,),
+        levels: Sequence[int] | None = None,
+        backbone_options: Mapping[str, Any] | None = None,
+        pretrained: bool = False,
+        check: Check = "first",
+        empty: Empty = "error",
+        card: Card | None = None,
+    ) -> None:
+        super().__init__()
+        self.fusion: Fusion = _known(fusion, Fusion, "fusion")
+        self.pool: Pool = _known(pool, Pool, "pool")
+        self.check: Check = _known(check, Check, "check")
+        self.empty: Empty = _known(empty, Empty, "empty")
+        self._bands = _bands(s1_bands, s2_bands, fusion)
+        self.config: dict[str, Any] = {
+            "backbone": backbone,
+            "fusion": fusion,
+            "s1_bands": list(self._bands.get("s1", ())),
+            "s2_bands": list(self._bands.get("s2", ())),
+            "statistics": {b: list(statistics[b]) for b in self._used() if b in statistics},
+            "embed_dim": embed_dim,
+            "pool": pool,
+            "pool_levels": list(pool_levels),
+            "levels": None if levels is None else list(levels),
+            "backbone_options": dict(backbone_options or {}),
+        }
+        self._card = card or Card()
+        self._checked: set[torch.device] = set()
+        self._warned = False
+        self.stems = nn.ModuleDict({s: Stem(b, statistics) for s, b in self._bands.items()})
+        self.towers = nn.ModuleDict(
+            {
+                name: Backbone(
+                    backbone,
+                    in_channels=2 * count,
+                    levels=None if levels is None else tuple(levels),
+                    options=backbone_options,
+                    pretrained=pretrained,
+                )
+                for name, count in self._tower_bands().items()
+            }
+        )
+        tower: Any = next(iter(self.towers.values()))
+        self._strides: tuple[int, ...] = tower.strides
+        self._channels: tuple[int, ...] = tower.channels
+        self._divisor: int = tower.divisor
+        if fusion == "mid":
+            self.gates = nn.ModuleList(GatedFusion(c) for c in self._channels)
+        self._pool_levels = _pool_levels(pool_levels, backbone, self._strides)
+        width = sum(self._channels[i] for i in self._pool_levels) * (1 + (pool == "mean_std"))
+        self._embed_dim = embed_dim or width
+        self.project: nn.Module = nn.Identity()
+        if embed_dim:
+            self.project = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, embed_dim))
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """Sensors that the encoder can read."""
+        return tuple(self._bands)
+
+    @property
+    def bands(self) -> dict[Sensor, tuple[str, ...]]:
+        """Bands that the encoder uses, by sensor, in its own order."""
+        return dict(self._bands)
+
+    @property
+    def embed_dim(self) -> int:
+        """D of `Features.embedding`."""
+        return self._embed_dim
+
+    @property
+    def card(self) -> Card:
+        """Facts of the encoder; what the architecture tells is read from it, never stated twice."""
+        return replace(
+            self._card,
+            sensors=self.sensors,
+            bands=self.bands,
+            normalisation={b: _pair(self.config["statistics"][b]) for b in self._used()},
+            min_size=door.MIN_SIZE,
+            backbone=self.config["backbone"],
+            fusion=self.fusion,
+            embed_dim=self.embed_dim,
+            out_channels=self.out_channels,
+            strides=self.strides,
+            parameters=sum(p.numel() for p in self.parameters()),
+        )
+
+    @card.setter
+    def card(self, card: Card) -> None:
+        self._card = card
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """C_i of `Features.maps`."""
+        return self._channels
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """s_i of `Features.maps`."""
+        return self._strides
+
+    def forward(
+        self,
+        s1: Tensor | None = None,
+        s2: Tensor | None = None,
+        *,
+        s1_bands: Sequence[str] | None = None,
+        s2_bands: Sequence[str] | None = None,
+        month: object = None,
+        lonlat: object = None,
+        check: Check | None = None,
+        empty: Empty | None = None,
+    ) -> Features:
+        """Features of one batch; either sensor may be `None`.
+
+        Args:
+            s1: (B, 2, H, W) backscatter in dB, NaN where not observed.
+            s2: (B, 12, H, W) surface reflectance on the 0-1 scale, NaN where not observed.
+            s1_bands: bands of `s1` in its order, where they are not VV, VH.
+            s2_bands: bands of `s2` in its order, where they are not the 12 of Level-2A.
+            month: an error: this encoder has no use for it.
+            lonlat: an error: this encoder has no use for it.
+            check: instead of the encoder's own.
+            empty: instead of the encoder's own.
+
+        Raises:
+            ShapeError: rank, size or pairing of the tensors.
+            BandError: unknown bands, or none that the encoder uses.
+            UnitsError: values that cannot be dB or reflectance.
+            NothingObservedError: a patch without an observed value.
+            UnusedInputError: `month` or `lonlat`.
+        """
+        _refuse_unused(month=month, lonlat=lonlat)
+        given: dict[Sensor, Tensor] = {}
+        if s1 is not None:
+            given["s1"] = s1
+        if s2 is not None:
+            given["s2"] = s2
+        door.check_shapes(given)
+        wanted: dict[Sensor, Sequence[str] | None] = {"s1": s1_bands, "s2": s2_bands}
+        names = {
+            s: door.used_bands(s, x.shape[1], wanted[s], self._bands.get(s, ()))
+            for s, x in given.items()
+        }
+        eager = not torch.compiler.is_compiling()
+        due = eager and self._due(_known(check or self.check, Check, "check"), given)
+        if due:
+            self._check_units(given, names)
+        embedding, maps, nothing = self._features(self._placed(given, names))
+        if eager and (due or nothing.device.type == "cpu"):  # elsewhere a look stalls the device
+            if _known(empty or self.empty, Empty, "empty") == "error":
+                door.check_observed(nothing)
+            if not bool(nothing.any()):
+                return Features(embedding, maps, self._strides)
+        return Features(*_blanked(embedding, maps, nothing), self._strides)
+
+    def encode(self, batch: Batch) -> Features:
+        """Features of a batch as `deepsentinel.collate` makes it.
+
+        Raises:
+            SampleError: the batch holds no sensor that the encoder reads.
+        """
+        images = {s: batch.get(IMAGE_KEYS[s]) for s in self.sensors}
+        if all(x is None for x in images.values()):
+            keys = " or ".join(IMAGE_KEYS[s] for s in self.sensors)
+            raise SampleError(f"the batch has no {keys}; it holds {sorted(batch)}.")
+        features: Features = self(
+            s1=images.get("s1"),
+            s2=images.get("s2"),
+            s1_bands=batch_bands(batch, "s1") if images.get("s1") is not None else None,
+            s2_bands=batch_bands(batch, "s2") if images.get("s2") is not None else None,
+        )
+        return features
+
+    def _due(self, check: Check, given: Mapping[Sensor, Tensor]) -> bool:
+        device = next(iter(given.values())).device
+        first = device.type == "cpu" or device not in self._checked
+        self._checked.add(device)
+        return check == "always" or (check == "first" and first)
+
+    def _check_units(
+        self, given: Mapping[Sensor, Tensor], names: Mapping[Sensor, tuple[str, ...]]
+    ) -> None:
+        door.check_units(given)
+        if self._warned or "s2" not in given or not door.suspect_offset(given["s2"], names["s2"]):
+            return
+        self._warned = True
+        warnings.warn(
+            "most patches of this batch have no dark pixel in B02, B03, B04 (1st percentile above "
+            f"{HAZE_FLOOR}): a baseline offset of +1000 may have been left in. Haze, snow and "
+            "bright ground look the same. Read with deepsentinel.units.dn_to_reflectance(dn, "
+            "offset=-1000) for processing baseline 04.00 and later. Said once per encoder.",
+            UnitsWarning,
+            stacklevel=4,
+        )
+
+    def _placed(
+        self, given: Mapping[Sensor, Tensor], names: Mapping[Sensor, tuple[str, ...]]
+    ) -> dict[Sensor, Tensor]:
+        """Every sensor that the encoder reads, in its band order; an absent one is all NaN."""
+        like = next(iter(given.values()))
+        placed: dict[Sensor, Tensor] = {}
+        for sensor, bands in self._bands.items():
+            if sensor in given:
+                placed[sensor] = place(given[sensor], names[sensor], bands)
+            else:
+                shape = (like.shape[0], len(bands), *like.shape[2:])
+                placed[sensor] = like.new_full(shape, float("nan"), dtype=torch.float32)
+        return placed
+
+    def _features(self, placed: Mapping[Sensor, Tensor]) -> tuple[Tensor, Pyramid, Tensor]:
+        """Embedding, maps, and for each patch whether it was observed nowhere; tensors only."""
+        height, width = next(iter(placed.values())).shape[2:]
+        values: list[Tensor] = []
+        observed: list[Tensor] = []
+        for sensor, x in placed.items():
+            normalised, mask = self.stems[sensor](_padded(x, self._divisor))
+            values.append(normalised)
+            observed.append(mask)
+        seen = [m.amax(dim=1, keepdim=True) for m in observed]
+        either = seen[0] if len(seen) == 1 else torch.maximum(*seen)
+        join = {"early": self._early, "mid": self._mid, "late": self._late}[self.fusion]
+        vector, maps = join(values, observed, seen, either)
+        embedding = self.project(vector.to(self._dtype))
+        return embedding, _cropped(maps, self._strides, (height, width)), _none(either)
+
+    def _early(
+        self, values: list[Tensor], observed: list[Tensor], seen: list[Tensor], either: Tensor
+    ) -> tuple[Tensor, Pyramid]:
+        maps = self.towers["both"](torch.cat([*values, *observed], dim=1).to(self._dtype))
+        return self._pooled(maps, either), maps
+
+    def _mid(
+        self, values: list[Tensor], observed: list[Tensor], seen: list[Tensor], either: Tensor
+    ) -> tuple[Tensor, Pyramid]:
+        pyramids = self._pyramids(values, observed)
+        present = [presence(s, self._strides) for s in seen]
+        maps = tuple(
+            gate(level, weights)
+            for gate, level, weights in zip(
+                self.gates, zip(*pyramids, strict=True), zip(*present, strict=True), strict=True
+            )
+        )
+        return self._pooled(maps, either), maps
+
+    def _late(
+        self, values: list[Tensor], observed: list[Tensor], seen: list[Tensor], either: Tensor
+    ) -> tuple[Tensor, Pyramid]:
+        pyramids = self._pyramids(values, observed)
+        present = [presence(s, self._strides) for s in seen]
+        maps = tuple(
+            combine(level, weights)
+            for level, weights in zip(
+                zip(*pyramids, strict=True), zip(*present, strict=True), strict=True
+            )
+        )
+        vectors = [self._pooled(p, s) for p, s in zip(pyramids, seen, strict=True)]
+        return combine(vectors, [s.mean(dim=(1, 2, 3))[:, None] for s in seen]), maps
+
+    def _pyramids(self, values: list[Tensor], observed: list[Tensor]) -> list[Pyramid]:
+        towers = self.towers.values()
+        return [
+            tower(torch.cat([v, o], dim=1).to(self._dtype))
+            for tower, v, o in zip(towers, values, observed, strict=True)
+        ]
+
+    def _pooled(self, maps: Pyramid, seen: Tensor) -> Tensor:
+        levels = self._pool_levels
+        present = presence(seen, [self._strides[i] for i in levels])
+        return pooled([maps[i] for i in levels], present, self.pool)
+
+    def _used(self) -> tuple[str, ...]:
+        return tuple(name for bands in self._bands.values() for name in bands)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.towers.parameters()).dtype
+
+    def _tower_bands(self) -> dict[str, int]:
+        """Name of each tower and how many bands it reads."""
+        if self.fusion == "early":
+            return {"both": sum(len(b) for b in self._bands.values())}
+        return {sensor: len(bands) for sensor, bands in self._bands.items()}
+
+
+def _pair(values: Sequence[float]) -> tuple[float, float]:
+    return (values[0], values[1])
+
+
+def _known(value: Any, choices: Any, argument: str) -> Any:
+    if value not in get_args(choices):
+        raise UnknownNameError(f"{argument}={value!r}. {nearest(str(value), get_args(choices))}")
+    return value
+
+
+def _bands(s1: Sequence[str], s2: Sequence[str], fusion: Fusion) -> dict[Sensor, tuple[str, ...]]:
+    asked: dict[Sensor, Sequence[str]] = {"s1": s1, "s2": s2}
+    found = {s: resolve_bands(asked[s], s) for s in SENSORS if len(asked[s])}
+    if not found or (len(found) < 2 and fusion != "early"):
+        raise BackboneError(
+            f"fusion={fusion!r} with s1_bands={tuple(s1)}, s2_bands={tuple(s2)}: name bands of "
+            'both sensors; only fusion="early" can do with one.'
+        )
+    return found
+
+
+def _pool_levels(asked: Sequence[int], backbone: str, strides: Sequence[int]) -> tuple[int, ...]:
+    count = len(strides)
+    if not asked or any(not -count <= level < count for level in asked):
+        raise BackboneError(
+            f"pool_levels={tuple(asked)}: {backbone} has {count} maps, at strides {tuple(strides)}. "
+            f"Name some of {tuple(range(count))}, or count from the end."
+        )
+    return tuple(level % count for level in asked)
+
+
+def _refuse_unused(**inputs: object) -> None:
+    for name, value in inputs.items():
+        if value is not None:
+            raise UnusedInputError(
+                f"{name} was given, but this encoder does not know it and will not ignore it "
+                "quietly. Leave it out, or choose an encoder whose card lists it."
+            )
+
+
+def _padded(x: Tensor, divisor: int) -> Tensor:
+    """Right and below, not observed, to multiples of the backbone's divisor."""
+    height, width = x.shape[2:]
+    below = (height + divisor - 1) // divisor * divisor - height
+    right = (width + divisor - 1) // divisor * divisor - width
+    if torch.compiler.is_compiling() or below or right:
+        return F.pad(x, (0, right, 0, below), value=float("nan"))
+    return x
+
+
+def _cropped(maps: Pyramid, strides: Sequence[int], size: tuple[int, int]) -> Pyramid:
+    height, width = size
+    return tuple(
+        m[:, :, : (height + s - 1) // s, : (width + s - 1) // s]
+        for m, s in zip(maps, strides, strict=True)
+    )
+
+
+def _none(seen: Tensor) -> Tensor:
+    return seen.amax(dim=(1, 2, 3)) == 0
+
+
+def _blanked(embedding: Tensor, maps: Pyramid, nothing: Tensor) -> tuple[Tensor, Pyramid]:
+    """NaN for patches that were observed nowhere."""
+    where = nothing[:, None, None, None]
+    blank = tuple(m.masked_fill(where, float("nan")) for m in maps)
+    return embedding.masked_fill(nothing[:, None], float("nan")), blank
