@@ -7,7 +7,8 @@ colours at level 3 only; at levels 1 and 2 a class has the colour of its first m
 Rasters hold either the three digits (111 to 523, as on Earth Engine) or the grid codes 1 to 44 of
 the 100 m GeoTIFFs; `encode` takes both, as no number is used twice. No class: 999 and grid code 48
 (no data), 990, 995 and 49, 50, 255 (unclassified), -128 (no data of the signed 8-bit GeoTIFF), and
-0, which is what Earth Engine leaves where it masks.
+0, which is what Earth Engine leaves where it masks. The rasters of the original DeepSentinel have
+grid codes too, with 45, 46 and 47 for no data and unclassified land and water.
 """
 
 from deepsentinel.labels.classes import Scheme, rows_to_classes
@@ -117,7 +118,7 @@ CORINE = Scheme(
     title="CORINE Land Cover, level 3",
     source=_SOURCE,
     licence=_LICENCE,
-    ignore_codes=(999, 990, 995, 48, 49, 50, 255, -128, 0),
+    ignore_codes=(999, 990, 995, 45, 46, 47, 48, 49, 50, 255, -128, 0),
     aliases=tuple((grid, row[0]) for grid, row in enumerate(_LEVEL_3, start=1)),
     classes=rows_to_classes((*row, _NAME_OF[row[0] // 10]) for row in _LEVEL_3),
     coarser=CORINE_2,
