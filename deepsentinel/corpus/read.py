@@ -1,0 +1,493 @@
+"""Reading a corpus: patches by number, any bands in any order, as codes or in physical units."""
+
+import json
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from deepsentinel.bands import Sensor, check_sensors, resolve_bands
+from deepsentinel.corpus.arrays import ArraySpec, corpus_arrays
+from deepsentinel.corpus.codes import NOT_OBSERVED, S1_SCALE, S2_CODE_OFFSET, S2_SCALE
+from deepsentinel.corpus.format import (
+    DATA_PATH,
+    INDEX_PATH,
+    INFO_PATH,
+    PATCHES_PER_SHARD,
+    WORK_PATH,
+    CorpusInfo,
+)
+from deepsentinel.corpus.index import index_schema, read_index, row_record
+from deepsentinel.corpus.patch import PatchPixels, PatchRecord
+from deepsentinel.corpus.shard import ChunkError, decode_frame, split_patch
+from deepsentinel.errors import (
+    BandError,
+    CorpusNotFoundError,
+    CorruptCorpusError,
+    SplitError,
+    StoreError,
+    UnknownNameError,
+    nearest,
+)
+from deepsentinel.store import Store, open_store
+
+Bands = Mapping[Sensor, Sequence[str]]
+"""Bands to read by sensor, in the order wanted; a sensor that is left out gives all of its bands."""
+_scratch = threading.local()
+
+
+def open_corpus(root: str | Path, *, checksum: bool = False) -> "Corpus":
+    """Open a corpus for reading; the same as `Corpus(root)`.
+
+    Raises:
+        CorpusNotFoundError: there is none.
+        CorpusError: it has a format that this version cannot read.
+    """
+    return Corpus(root, checksum=checksum)
+
+
+class Corpus:
+    """A corpus, patch by patch.
+
+    Patches are numbered from 0 in the order of the index. It pickles (another process opens it
+    again by itself) and may be used after a fork and by several threads.
+
+    Args:
+        root: folder or URL of the corpus.
+        checksum: whether every chunk read is checked against its crc32c (about 5% slower). Bytes
+            that cannot be decoded are an error either way.
+
+    Raises:
+        CorpusNotFoundError: there is none; what lies there instead is listed.
+        CorpusError: it has a format that this version cannot read.
+        CorruptCorpusError: its index cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from deepsentinel.corpus.write import CorpusWriter
+        >>> info = CorpusInfo(
+        ...     name="tiny",
+        ...     sensors=("s2",),
+        ...     bands={"s2": ("B02", "B03", "B04")},
+        ...     patch_size=16,
+        ...     resolution_m=10,
+        ... )
+        >>> root = Path(tempfile.mkdtemp())
+        >>> with CorpusWriter(root, info) as writer:
+        ...     codes = np.full((3, 16, 16), 1500, dtype=np.uint16)
+        ...     writer.add(PatchRecord(id="a", split="train"), PatchPixels(s2=codes))
+        >>> corpus = Corpus(root)
+        >>> len(corpus), corpus.info.splits
+        (1, {'train': 1})
+        >>> corpus.read_physical(0, bands={"s2": ("red", "blue")})["s2"][:, 0, 0].round(4)
+        array([0.05, 0.05], dtype=float32)
+    """
+
+    def __init__(self, root: str | Path, *, checksum: bool = False) -> None:
+        self._root = root
+        self._checksum = checksum
+        self._store = open_store(root)
+        self._static = load_info(self._store)
+        self._arrays = corpus_arrays(self._static)
+        _ = self._places  # an index that cannot be read is an error here, not in some worker
+
+    def __repr__(self) -> str:
+        return f"Corpus({self._store.url!r}, checksum={self._checksum})"
+
+    def __len__(self) -> int:
+        return len(self._places.rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        cached = {"info", "_places", "index", "_records", "_plans"}
+        return {k: v for k, v in self.__dict__.items() if k not in cached}
+
+    @property
+    def url(self) -> str:
+        """Where the corpus lies."""
+        return self._store.url
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a writer is at work on it, or was interrupted: there may be more to come."""
+        return self._store.exists(WORK_PATH)
+
+    @cached_property
+    def info(self) -> CorpusInfo:
+        """Facts of the corpus, with the counts of what is there now."""
+        splits = self._places.splits
+        counts = {name: int((splits.codes == k).sum()) for k, name in enumerate(splits.names)}
+        return replace(self._static, count=len(self), splits=counts)
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """The whole index as an Arrow table, one row a patch; read when first asked for."""
+        return self._read_index(None)
+
+    def rows(self, split: str | None = None) -> NDArray[np.int64]:
+        """Numbers of the patches in a split, ascending; of all patches for `None`.
+
+        Raises:
+            SplitError: there is no such split; those that exist are listed.
+        """
+        if split is None:
+            return np.arange(len(self), dtype=np.int64)
+        splits = self._places.splits
+        if split not in splits.names:
+            raise SplitError(
+                f"corpus {self._static.name!r} has no split {split!r}. {nearest(split, splits.names)}"
+                " split=None gives all patches."
+            )
+        return np.flatnonzero(splits.codes == splits.names.index(split)).astype(np.int64)
+
+    def record(self, i: int) -> PatchRecord:
+        """Facts and index labels of one patch.
+
+        Raises:
+            IndexError: there is no such patch.
+        """
+        row = self._records.slice(self._number(i), 1).to_pylist()[0]
+        return row_record(row, self._static)
+
+    def find(self, patch_id: str) -> int:
+        """Number of the patch with that id.
+
+        Raises:
+            UnknownNameError: there is none.
+        """
+        ids = self._records["id"]
+        found = pc.index(ids, patch_id).as_py()
+        if found < 0:
+            some = nearest(patch_id, ids.slice(0, 1000).to_pylist()[:1000])
+            raise UnknownNameError(
+                f"corpus {self._static.name!r} has no patch {patch_id!r}. {some[:400]}"
+            )
+        return int(found)
+
+    def read(
+        self,
+        i: int,
+        *,
+        sensors: Sequence[Sensor] | None = None,
+        bands: Bands | None = None,
+        rasters: Sequence[str] = (),
+    ) -> PatchPixels:
+        """Codes of one patch.
+
+        Args:
+            i: its number.
+            sensors: which to read; all for `None`. One that the patch lacks comes as `None`.
+            bands: which bands of a sensor, in which order; all for `None`.
+            rasters: names of masks, pixel targets, `cloud` or `dem` to read as well. One that the
+                patch lacks is left out.
+
+        Returns:
+            Fresh arrays.
+
+        Raises:
+            IndexError: there is no such patch.
+            BandError, UnknownNameError: a name that the corpus does not have.
+            CorruptCorpusError: stored bytes are missing or damaged; names shard and patch.
+        """
+        number = self._number(i)
+        plan = self._plan(sensors, bands, rasters)
+        codes = {s: self._read_array(number, s, plan.bands[s]) for s in plan.bands}
+        planes = {name: self._read_array(number, name, None) for name in plan.rasters}
+        present = {name: plane for name, plane in planes.items() if plane is not None}
+        return PatchPixels(s1=codes.get("s1"), s2=codes.get("s2"), rasters=present)
+
+    def read_physical(
+        self,
+        i: int,
+        *,
+        sensors: Sequence[Sensor] | None = None,
+        bands: Bands | None = None,
+        rasters: Sequence[str] = (),
+    ) -> dict[str, NDArray[Any]]:
+        """One patch in physical units: `s1` in dB, `s2` as reflectance, NaN = not observed.
+
+        Arguments and errors as for `read`. Sensors come as float32 (bands, H, W), rasters as they
+        are stored; what the patch lacks is left out.
+        """
+        number = self._number(i)
+        plan = self._plan(sensors, bands, rasters)
+        found: dict[str, NDArray[Any] | None] = {}
+        for sensor, positions in plan.bands.items():
+            found[sensor] = self._read_sensor(number, sensor, positions)
+        for name in plan.rasters:
+            found[name] = self._read_array(number, name, None)
+        return {name: array for name, array in found.items() if array is not None}
+
+    # ---------------------------------------------------------------- bytes to pixels
+
+    def _read_array(
+        self, number: int, name: str, positions: tuple[int, ...] | None
+    ) -> NDArray[Any] | None:
+        spec = self._arrays[name]
+        data = self._read_bytes(number, spec)
+        if data is None:
+            return None
+        wanted = range(spec.chunks) if positions is None else positions
+        out = np.empty((len(wanted), spec.size, spec.size), spec.dtype)
+        for _ in self._decoded(number, spec, data, wanted, out):
+            pass
+        return out[0] if spec.channels is None else out
+
+    def _read_sensor(
+        self, number: int, sensor: Sensor, positions: tuple[int, ...]
+    ) -> NDArray[np.float32] | None:
+        spec = self._arrays[sensor]
+        data = self._read_bytes(number, spec)
+        if data is None:
+            return None
+        out = np.empty((len(positions), spec.size, spec.size), np.float32)
+        codes = _scratch_plane(spec)
+        gaps = int(self._places.gaps[sensor][number])
+        planes = self._decoded(number, spec, data, positions, [codes] * len(positions))
+        for position, plane, physical in zip(positions, planes, out, strict=True):
+            to_physical(sensor, plane, physical)
+            if gaps >> position & 1:
+                physical[plane == NOT_OBSERVED[sensor]] = np.nan
+        return out
+
+    def _decoded(
+        self,
+        number: int,
+        spec: ArraySpec,
+        data: bytes,
+        wanted: Iterable[int],
+        out: Sequence[NDArray[Any]] | NDArray[Any],
+    ) -> Iterable[NDArray[Any]]:
+        """Each wanted chunk, decoded into its place in `out` when its turn comes."""
+        try:
+            frames = split_patch(spec, data)
+        except ChunkError as error:
+            raise self._corrupt(number, spec, None, error) from error
+        for position, plane in zip(wanted, out, strict=True):
+            start, size = frames[position]
+            try:
+                decode_frame(data, start, size, plane, checksum=self._checksum)
+            except ChunkError as error:
+                raise self._corrupt(number, spec, position, error) from error
+            yield plane
+
+    def _read_bytes(self, number: int, spec: ArraySpec) -> bytes | None:
+        """Every chunk of one array of one patch, in one read; `None` where it has no such array."""
+        start, size = self._places.span(spec.name, number)
+        if start < 0:
+            return None
+        try:
+            return self._store.read_range(self._shard_path(number, spec), start, size)
+        except StoreError as error:
+            raise self._corrupt(number, spec, None, error) from error
+
+    def _shard_path(self, number: int, spec: ArraySpec) -> str:
+        shard = int(self._places.rows[number]) // PATCHES_PER_SHARD
+        return f"{DATA_PATH}/{spec.shard_path(shard)}"
+
+    def _corrupt(
+        self, number: int, spec: ArraySpec, position: int | None, error: Exception
+    ) -> CorruptCorpusError:
+        band = f", band {spec.channels[position]}" if spec.channels and position is not None else ""
+        return CorruptCorpusError(
+            f"corpus {self.url}, shard {self._shard_path(number, spec)}, patch "
+            f"{self.record(number).id!r}{band}: {error}. Restore the file from where the corpus came "
+            "from; deepsentinel.corpus.verify lists everything that is damaged."
+        )
+
+    # ---------------------------------------------------------------- names to places
+
+    def _number(self, i: int) -> int:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"patch {i} of a corpus of {len(self)} patches")
+        return int(i) % len(self)
+
+    @cached_property
+    def _plans(self) -> dict[Any, "_Plan"]:
+        return {}
+
+    def _plan(
+        self,
+        sensors: Sequence[Sensor] | None,
+        bands: Bands | None,
+        rasters: Sequence[str],
+    ) -> "_Plan":
+        key = (
+            sensors if sensors is None or isinstance(sensors, str) else tuple(sensors),
+            None if bands is None else tuple((s, _hashable(names)) for s, names in bands.items()),
+            _hashable(rasters),
+        )
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._make_plan(sensors, bands, rasters)
+        return plan
+
+    def _make_plan(
+        self,
+        sensors: Sequence[Sensor] | None,
+        bands: Bands | None,
+        rasters: Sequence[str],
+    ) -> "_Plan":
+        wanted = self._static.sensors if sensors is None else check_sensors(sensors)
+        for sensor in {*wanted, *(bands or ())}:
+            if sensor not in self._static.sensors:
+                raise UnknownNameError(
+                    f"corpus {self._static.name!r} holds no {sensor!r}. "
+                    f"{nearest(sensor, self._static.sensors)}"
+                )
+        for name in rasters:
+            if name not in self._static.rasters:
+                raise UnknownNameError(
+                    f"corpus {self._static.name!r} holds no raster {name!r}. "
+                    f"{nearest(name, self._static.rasters)}"
+                )
+        positions = {s: self._positions(s, (bands or {}).get(s)) for s in wanted}
+        return _Plan(positions, tuple(rasters))
+
+    def _positions(self, sensor: Sensor, names: Sequence[str] | None) -> tuple[int, ...]:
+        stored = self._static.bands[sensor]
+        if names is None:
+            return tuple(range(len(stored)))
+        resolved = resolve_bands(names, sensor)
+        for name in resolved:
+            if name not in stored:
+                raise BandError(
+                    f"corpus {self._static.name!r} does not hold band {name} of {sensor}. "
+                    f"{nearest(name, stored)}"
+                )
+        return tuple(stored.index(name) for name in resolved)
+
+    @cached_property
+    def _places(self) -> "_Places":
+        names = (*self._static.sensors, *self._static.rasters)
+        columns = ["row", "split"]
+        columns += [f"{name}_{part}" for name in names for part in ("offset", "size")]
+        columns += [f"{sensor}_gaps" for sensor in self._static.sensors]
+        return _Places.of(self._read_index(columns), names, self._static.sensors)
+
+    @cached_property
+    def _records(self) -> pa.Table:
+        places = self._places  # a corpus that grew meanwhile must not show rows that `len` lacks
+        names = [name for name in index_schema(self._static).names if name != "geometry"]
+        return self._read_index(names).slice(0, len(places.rows))
+
+    def _read_index(self, columns: list[str] | None) -> pa.Table:
+        try:
+            return read_index(self._store, INDEX_PATH, columns)
+        except (pa.ArrowException, StoreError) as error:
+            raise CorruptCorpusError(
+                f"the index {self.url}/{INDEX_PATH} cannot be read: {error}. Restore the file from "
+                "where the corpus came from."
+            ) from error
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What to read of each patch: positions of bands by sensor, and names of rasters."""
+
+    bands: dict[Sensor, tuple[int, ...]]
+    rasters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Splits:
+    codes: NDArray[np.int32]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Places:
+    """The few columns of the index that reading needs, as NumPy arrays; -1 for NULL."""
+
+    rows: NDArray[np.int64]
+    splits: _Splits
+    offsets: dict[str, NDArray[np.int64]]
+    sizes: dict[str, NDArray[np.int64]]
+    gaps: dict[str, NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, table: pa.Table, names: Sequence[str], sensors: Sequence[Sensor]) -> "_Places":
+        return cls(
+            rows=table["row"].to_numpy(),
+            splits=_split_codes(table["split"]),
+            offsets={name: _integers(table[f"{name}_offset"]) for name in names},
+            sizes={name: _integers(table[f"{name}_size"]) for name in names},
+            gaps={sensor: _integers(table[f"{sensor}_gaps"]) for sensor in sensors},
+        )
+
+    def span(self, name: str, number: int) -> tuple[int, int]:
+        """Offset and size of the bytes of one array of one patch; -1 where it has none."""
+        return int(self.offsets[name][number]), int(self.sizes[name][number])
+
+
+def _integers(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    return np.asarray(pc.fill_null(column, -1).to_numpy(), dtype=np.int64)
+
+
+def _split_codes(column: pa.ChunkedArray) -> _Splits:
+    """Splits as codes; names in the order in which they first occur, NULL is -1."""
+    encoded = column.combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.unify_dictionaries().combine_chunks()
+    codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+    return _Splits(codes.astype(np.int32), tuple(encoded.dictionary.to_pylist()))
+
+
+def _hashable(names: Sequence[str]) -> Any:
+    return names if isinstance(names, str) else tuple(names)
+
+
+def _scratch_plane(spec: ArraySpec) -> NDArray[Any]:
+    """One plane that the calling thread may overwrite: it stays in the processor's cache."""
+    planes = _scratch.__dict__
+    key = f"{spec.dtype}{spec.size}"
+    if key not in planes:
+        planes[key] = np.empty((spec.size, spec.size), spec.dtype)
+    plane: NDArray[Any] = planes[key]
+    return plane
+
+
+def to_physical(sensor: Sensor, codes: NDArray[Any], out: NDArray[np.float32]) -> None:
+    """Physical values of codes, into `out`; what was not observed is left for the caller."""
+    out[...] = codes
+    if sensor == "s2":
+        out -= np.float32(S2_CODE_OFFSET)
+        out *= np.float32(S2_SCALE)
+    else:
+        out *= np.float32(S1_SCALE)
+
+
+def load_info(store: Store) -> CorpusInfo:
+    """`corpus.json` of the corpus in a store.
+
+    Raises:
+        CorpusNotFoundError: there is none; what is there is listed.
+        CorpusError: it has another format version.
+        CorruptCorpusError: it is not JSON.
+    """
+    for path in (INFO_PATH, INDEX_PATH):
+        if not store.exists(path):
+            names = store.list()
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            there = f"It holds {' '.join(names[:8])}{more}." if names else "It is empty or missing."
+            raise CorpusNotFoundError(
+                f"no corpus at {store.url}: {path} is not there. {there} A corpus is a folder with "
+                f"{INFO_PATH}, {INDEX_PATH} and {DATA_PATH}; `deepsentinel convert` makes one."
+            )
+    try:
+        value = json.loads(store.read(INFO_PATH))
+    except ValueError as error:
+        raise CorruptCorpusError(f"{store.url}/{INFO_PATH} is not JSON: {error}.") from error
+    return CorpusInfo.from_json(value)
+
+
+def count_splits(table: pa.Table) -> dict[str, int]:
+    """Patches in each split of an index."""
+    splits = _split_codes(table["split"])
+    return {name: int((splits.codes == k).sum()) for k, name in enumerate(splits.names)}

@@ -1,0 +1,39 @@
+"""What a corpus asks of the place that it lies in."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Files below one root, addressed by relative paths with `/`.
+
+    A store is a small value: it pickles, it holds no open handle that a fork would share in a
+    harmful way, and every read returns exactly as many bytes as were asked for or raises
+    `StoreError`.
+    """
+
+    @property
+    def url(self) -> str:
+        """The root, for messages."""
+
+    def read_range(self, path: str, start: int, size: int) -> bytes:
+        """`size` bytes of a file from `start`."""
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Several (start, size) ranges of one file, in the order asked."""
+
+    def read(self, path: str) -> bytes:
+        """A whole file."""
+
+    def size(self, path: str) -> int:
+        """Bytes in a file."""
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file or folder."""
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Names directly below a folder, sorted; folders end with `/`."""
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a whole file: afterwards there is the new one or, on an error, what was there."""
