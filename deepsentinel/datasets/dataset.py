@@ -1,0 +1,351 @@
+"""`DeepSentinelDataset`: a corpus as a torch dataset of samples."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import geopandas as gpd
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+from torchgeo.datasets import NonGeoDataset
+
+from deepsentinel import plot
+from deepsentinel.bands import SENSORS, Sensor
+from deepsentinel.corpus.codes import CLOUD_UNKNOWN
+from deepsentinel.corpus.format import CorpusInfo, LabelSpec
+from deepsentinel.corpus.patch import PatchRecord
+from deepsentinel.corpus.read import Corpus
+from deepsentinel.datasets.errors import CorpusDatasetNotFoundError, MissingRGBBandsError
+from deepsentinel.datasets.request import BandsLike, Clouds, Request, check_request
+from deepsentinel.datasets.transforms import RandomTransform
+from deepsentinel.errors import CorpusNotFoundError, LabelError, SampleError, StoreError
+from deepsentinel.labels import Scheme
+from deepsentinel.sample import IGNORE_INDEX, IMAGE_KEYS, PatchMeta, Sample
+
+_HIDDEN_BY_CLOUDS = (1, 2, 3)
+"""Thick cloud, thin cloud and shadow of `deepsentinel.corpus.codes.CLOUD_CLASSES`."""
+_META_FACTS = (
+    "id",
+    "lon",
+    "lat",
+    "crs",
+    "transform",
+    "date_s1",
+    "date_s2",
+    "orbit_s1",
+    "product_s1",
+    "product_s2",
+    "level_s1",
+    "level_s2",
+)
+
+
+class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is untyped to mypy
+    """Patches of a corpus as samples: dB, reflectance, targets and `meta`.
+
+    Keys, shapes and units of a sample are in `deepsentinel.sample.SAMPLE_KEYS`; what was not
+    observed is NaN. A patch that lacks a sensor lacks its key, and `meta.bands_s1` or
+    `meta.bands_s2` is empty; `deepsentinel.collate` makes it NaN in a batch.
+
+    Args:
+        root: folder of the corpus.
+        split: `"train"`, `"val"`, `"test"` or another split of the corpus; `None` = all patches.
+        sensors: which to read; one that the corpus lacks is skipped if the other is there.
+        bands: `None` = all that the corpus holds; a mapping from sensor to names (a sensor that
+            it leaves out keeps all its bands); or a flat sequence of names, which is then all
+            that is read. Any order; the tensors follow it.
+        labels: names of labels to read, `()` for none; `"cloud"` and `"dem"` count as names.
+            `None` reads every label, where no two would fill the same key.
+        clouds: `"nan"` makes S2 not observed under clouds and shadows, where the corpus knows
+            them; `"keep"` leaves S2 as it is and adds `cloud`.
+        transforms: called with each sample; random ones inside `deepsentinel.datasets.transforms.Compose`.
+        download: not in this version, which reads local corpora.
+        checksum: verify every stored chunk that is read.
+        requester_pays: not in this version.
+        storage_options: not in this version.
+        cache_dir: not in this version.
+
+    Raises:
+        CorpusNotFoundError: no corpus at `root`; the error is torchgeo's `DatasetNotFoundError` too.
+        SplitError, UnknownNameError, BandError, LabelError: a name that the corpus does not have.
+        StoreError: an argument that this version cannot serve.
+
+    Example:
+        >>> import tempfile
+        >>> from deepsentinel.datasets.synthetic import write_synthetic_corpus
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     root = write_synthetic_corpus(f"{folder}/demo", patches=4, patch_size=32)
+        ...     dataset = DeepSentinelDataset(root, None, bands=("B04", "VV"))
+        ...     sample = dataset[0]
+        >>> list(sample), tuple(sample["image_s2"].shape), sample["meta"].bands_s1
+        (['meta', 'image_s1', 'image_s2', 'mask', 'label'], (1, 32, 32), ('VV',))
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str | None = "train",
+        *,
+        sensors: Sequence[str] = SENSORS,
+        bands: BandsLike = None,
+        labels: Sequence[str] | None = None,
+        clouds: Clouds = "nan",
+        transforms: Callable[[Sample], Sample] | None = None,
+        download: bool = False,
+        checksum: bool = False,
+        requester_pays: bool | str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        _refuse_remote(
+            download=download,
+            requester_pays=requester_pays,
+            storage_options=storage_options,
+            cache_dir=cache_dir,
+        )
+        if isinstance(transforms, RandomTransform):
+            raise SampleError(
+                f"{transforms!r} is random and needs a generator: pass "
+                f"transforms=Compose({transforms!r}, seed=...) from deepsentinel.datasets.transforms."
+            )
+        self.root = root
+        self.split = split
+        self.transforms = transforms
+        self.corpus = _open(root, checksum=checksum)
+        self.rows: NDArray[np.int64] = self.corpus.rows(split)
+        self.request: Request = check_request(
+            self.info, sensors=sensors, bands=bands, labels=labels, clouds=clouds
+        )
+
+    @property
+    def info(self) -> CorpusInfo:
+        """Facts of the corpus."""
+        return self.corpus.info
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """Sensors that are read."""
+        return tuple(self.request.bands)
+
+    @property
+    def bands(self) -> dict[Sensor, tuple[str, ...]]:
+        """Bands that are read, by sensor, in the order of the tensors."""
+        return dict(self.request.bands)
+
+    @cached_property
+    def index(self) -> gpd.GeoDataFrame:
+        """The corpus index for the patches of this dataset, in its order, with geometry."""
+        frame = self.corpus.index.take(self.rows).to_pandas()
+        geometry = gpd.GeoSeries.from_wkb(frame.pop("geometry"))
+        return gpd.GeoDataFrame(frame, geometry=geometry, crs="EPSG:4326")
+
+    def scheme(self, label: str | None = None) -> Scheme:
+        """Classes of a label that is read, by name; `None` where only one label has classes.
+
+        Raises:
+            LabelError: no such label, none or several with classes, or a label without classes.
+        """
+        found = [s for s in self.request.labels if label in {None, s.name}]
+        schemes = [s.scheme for s in found if s.scheme is not None]
+        distinct = list({s.name: s for s in schemes}.values())
+        if len(distinct) != 1:
+            listed = ", ".join(f"{s.name!r} ({s.kind})" for s in self.request.labels) or "(none)"
+            raise LabelError(
+                f"scheme({label!r}) fits {len(distinct)} label schemes; name one label that has "
+                f"classes. Labels that are read: {listed}."
+            )
+        return distinct[0]
+
+    def classes(self, label: str | None = None) -> tuple[str, ...]:
+        """Class names of a label in the order of their ids; see `scheme`."""
+        return self.scheme(label).names
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample of one patch, with `meta` first.
+
+        Raises:
+            IndexError: the index is out of range.
+            CorruptCorpusError: stored bytes are damaged.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"patch {index} of {len(self)} in split {self.split!r}.")
+        sample = self._read(int(self.rows[index]))
+        return sample if self.transforms is None else self.transforms(sample)
+
+    def __repr__(self) -> str:
+        name = f"{self.info.name!r}{' (synthetic)' if self.info.synthetic else ''}"
+        bands = "; ".join(f"{s}: {' '.join(b)}" for s, b in self.request.bands.items())
+        labels = ", ".join(s.name for s in self.request.labels) or "none"
+        return (
+            f"DeepSentinelDataset({name}, split={self.split!r}, {len(self)} patches of "
+            f"{self.info.patch_size} px; {bands}; labels: {labels})"
+        )
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def plot(
+        self,
+        sample: Sample,
+        show_titles: bool = True,  # noqa: FBT001, FBT002 - torchgeo's signature
+        suptitle: str | None = None,
+    ) -> Figure:
+        """Picture of a sample: true colour, SAR composite, mask with legend, prediction, boxes.
+
+        Args:
+            sample: as `self[i]` returns it; a `prediction` (H, W) beside `mask` is shown too.
+            show_titles: whether each picture has its title.
+            suptitle: title of the whole; the patch id by default.
+
+        Raises:
+            MissingRGBBandsError: S2 was read without B04, B03 or B02; it is torchgeo's
+                `RGBBandsMissingError` too.
+        """
+        meta: PatchMeta = sample["meta"]
+        arrays = {k: v.detach().cpu().numpy() for k, v in sample.items() if isinstance(v, Tensor)}
+        panels = _image_panels(arrays, meta)
+        masks = {k: v for k, v in arrays.items() if k in {"mask", "prediction"}}
+        scheme = self._plot_scheme(masks, arrays)
+        if scheme is not None:
+            panels |= {k: plot.mask_image(m, scheme) for k, m in masks.items()}
+        shown = np.unique(np.concatenate([m.ravel() for m in masks.values()])) if masks else ()
+        boxes = arrays.get("bbox_xyxy")
+        return plot.patch_figure(
+            panels,
+            scheme=scheme,
+            classes=[int(i) for i in shown if i >= 0],
+            boxes=boxes,
+            box_labels=() if boxes is None else arrays.get("label", np.empty(0, int)).tolist(),
+            show_titles=show_titles,
+            suptitle=meta.id if suptitle is None else suptitle,
+        )
+
+    def _plot_scheme(
+        self, masks: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> Scheme | None:
+        kind = "mask" if masks else "boxes" if "bbox_xyxy" in arrays else None
+        found = [s.scheme for s in self.request.labels if s.kind == kind]
+        return found[0] if found else None
+
+    def _read(self, row: int) -> Sample:
+        record = self.corpus.record(row)
+        arrays = self.corpus.read_physical(
+            row,
+            sensors=self.sensors,
+            bands=self.request.bands,
+            rasters=self.request.rasters,
+        )
+        if self.request.hide_clouds and "s2" in arrays and "cloud" in arrays:
+            arrays["s2"][:, np.isin(arrays["cloud"], _HIDDEN_BY_CLOUDS)] = np.nan
+        held = {s: self.request.bands[s] for s in self.sensors if s in arrays}
+        sample: Sample = {"meta": _meta(record, held)}
+        for sensor in held:
+            sample[IMAGE_KEYS[sensor]] = torch.from_numpy(arrays[sensor])
+        for spec in self.request.labels:
+            sample.update(self._label(spec, record, arrays.get(spec.name)))
+        for extra in self.request.extras:
+            sample[extra] = self._extra(extra, arrays.get(extra))
+        return sample
+
+    def _label(
+        self, spec: LabelSpec, record: PatchRecord, raster: NDArray[Any] | None
+    ) -> dict[str, Tensor]:
+        size = (self.info.patch_size, self.info.patch_size)
+        value: Any = record.labels.get(spec.name)
+        if spec.kind == "mask":
+            mask = np.full(size, IGNORE_INDEX) if raster is None else raster
+            return {"mask": torch.from_numpy(mask.astype(np.int64))}
+        if spec.kind == "target" and spec.is_raster:
+            pixels = np.full((len(spec.channels), *size), np.nan) if raster is None else raster
+            return {"target": torch.from_numpy(pixels.astype(np.float32, copy=False))}
+        if spec.kind == "target":
+            values = (np.nan,) * len(spec.channels) if value is None else value
+            return {"target": torch.tensor(values, dtype=torch.float32)}
+        if spec.kind == "label":
+            return {"label": torch.tensor(IGNORE_INDEX if value is None else value)}
+        if spec.kind == "multilabel":
+            return {"label": _multi_hot(spec, value)}
+        return _boxes(spec, record, value)
+
+    def _extra(self, name: Literal["cloud", "dem"] | str, raster: NDArray[Any] | None) -> Tensor:
+        size = (self.info.patch_size, self.info.patch_size)
+        if raster is not None:
+            return torch.from_numpy(raster)
+        if name == "cloud":
+            return torch.full(size, CLOUD_UNKNOWN, dtype=torch.uint8)
+        return torch.full(size, float("nan"))
+
+
+def _open(root: str | Path, *, checksum: bool) -> Corpus:
+    try:
+        return Corpus(root, checksum=checksum)
+    except CorpusNotFoundError as error:
+        raise CorpusDatasetNotFoundError(str(error)) from error
+
+
+def _refuse_remote(
+    *,
+    download: bool,
+    requester_pays: bool | str | None,
+    storage_options: Mapping[str, Any] | None,
+    cache_dir: str | Path | None,
+) -> None:
+    asked = {
+        "download": download or None,
+        "requester_pays": requester_pays,
+        "storage_options": storage_options,
+        "cache_dir": cache_dir,
+    }
+    given = [f"{name}={value!r}" for name, value in asked.items() if value is not None]
+    if given:
+        raise StoreError(
+            f"{', '.join(given)} concern remote corpora, which this version of deepsentinel does "
+            "not read. Copy the corpus to a local folder, pass that as root, and leave them out."
+        )
+
+
+def _meta(record: PatchRecord, held: Mapping[Sensor, tuple[str, ...]]) -> PatchMeta:
+    facts = {name: getattr(record, name) for name in _META_FACTS}
+    return PatchMeta(**facts, bands_s1=held.get("s1", ()), bands_s2=held.get("s2", ()))
+
+
+def _multi_hot(spec: LabelSpec, ids: Sequence[int] | None) -> Tensor:
+    if spec.scheme is None:
+        raise LabelError(f"multilabel {spec.name!r} has no scheme, so its classes are not counted.")
+    if ids is None:
+        return torch.full((len(spec.scheme),), IGNORE_INDEX)
+    present = torch.zeros(len(spec.scheme), dtype=torch.int64)
+    present[list(ids)] = 1
+    return present
+
+
+def _boxes(spec: LabelSpec, record: PatchRecord, rows: Any) -> dict[str, Tensor]:
+    if rows is None:
+        raise LabelError(
+            f"boxes {spec.name!r} of patch {record.id!r} are not known, which is not the same as "
+            "none. Leave the patch out of the dataset, or the label out of labels."
+        )
+    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
+    return {"bbox_xyxy": table[:, :4].contiguous(), "label": table[:, 4].to(torch.int64)}
+
+
+def _image_panels(arrays: Mapping[str, NDArray[Any]], meta: PatchMeta) -> dict[str, Any]:
+    panels: dict[str, Any] = {}
+    if "image_s2" in arrays:
+        missing = [b for b in plot.RGB_BANDS if b not in meta.bands_s2]
+        if missing:
+            raise MissingRGBBandsError(
+                f"patch {meta.id!r} was read with bands {' '.join(meta.bands_s2)}; a true-colour "
+                f"picture needs {' '.join(missing)} too. Read it with bands=None."
+            )
+        panels["Sentinel-2"] = plot.rgb(arrays["image_s2"], meta.bands_s2)
+    if "image_s1" in arrays:
+        panels["Sentinel-1"] = plot.sar_composite(arrays["image_s1"], meta.bands_s1)
+    return panels

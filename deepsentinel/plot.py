@@ -1,0 +1,181 @@
+"""Pictures of patches: true colour, SAR composite, masks and legends. NumPy and matplotlib only."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from deepsentinel.bands import resolve_bands
+from deepsentinel.errors import BandError, LabelError, SampleError
+from deepsentinel.labels import Scheme
+
+RGB_BANDS: tuple[str, ...] = ("B04", "B03", "B02")
+UNOBSERVED: tuple[int, int, int] = (255, 255, 255)
+"""Colour of pixels that were not observed, and of ignored ones in masks."""
+SAR_RANGES: tuple[tuple[float, float], ...] = ((-25.0, 0.0), (-32.0, -5.0), (0.0, 15.0))
+"""Values in dB that become black and full colour: VV, VH, and VV - VH."""
+
+RGBImage = NDArray[np.uint8]
+"""(H, W, 3)."""
+
+
+def rgb(
+    reflectance: NDArray[Any],
+    bands: Sequence[str],
+    *,
+    percentiles: tuple[float, float] = (2.0, 98.0),
+) -> RGBImage:
+    """True-colour picture of a patch, stretched between two percentiles of its observed pixels.
+
+    All three colours are stretched alike, so that hues stay. What was not observed is white.
+
+    Args:
+        reflectance: (C, H, W), 0-1 scale, NaN = not observed.
+        bands: the C bands in their order; B04, B03 and B02 must be among them.
+        percentiles: values that become black and white.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        BandError: one of B04, B03, B02 is missing.
+
+    Example:
+        >>> rgb(np.array([[[0.0, 0.3]], [[0.0, 0.3]], [[0.0, np.nan]]]), ("B04", "B03", "B02"))[0].tolist()
+        [[0, 0, 0], [255, 255, 255]]
+    """
+    names = resolve_bands(bands, "s2")
+    missing = [b for b in RGB_BANDS if b not in names]
+    if missing:
+        raise BandError(
+            f"a true-colour picture needs B04, B03 and B02; {' '.join(missing)} "
+            f"missing in bands={tuple(bands)}. Read the patch with them."
+        )
+    channels = np.asarray(reflectance, dtype=np.float32)[[names.index(b) for b in RGB_BANDS]]
+    finite = channels[np.isfinite(channels)]
+    low, high = np.percentile(finite, percentiles) if finite.size else (0.0, 1.0)
+    return _bytes(channels, [(float(low), float(high))] * 3)
+
+
+def sar_composite(db: NDArray[Any], bands: Sequence[str] = ("VV", "VH")) -> RGBImage:
+    """False-colour picture of backscatter: red VV, green VH, blue VV - VH; one band is grey.
+
+    Args:
+        db: (C, H, W) in dB, NaN = not observed.
+        bands: the C bands in their order. Co-polarised VV or HH is red, crossed VH or HV green.
+
+    Returns:
+        (H, W, 3) uint8 over the fixed ranges of `SAR_RANGES`, so that pictures compare.
+
+    Example:
+        >>> sar_composite(np.array([[[0.0]], [[-5.0]]]))[0, 0].tolist()
+        [255, 255, 85]
+    """
+    names = resolve_bands(bands, "s1")
+    values = np.asarray(db, dtype=np.float32)
+    co = next((values[names.index(b)] for b in ("VV", "HH") if b in names), None)
+    cross = next((values[names.index(b)] for b in ("VH", "HV") if b in names), None)
+    if co is not None and cross is not None:
+        return _bytes(np.stack((co, cross, co - cross)), SAR_RANGES)
+    grey, limits = (co, SAR_RANGES[0]) if co is not None else (cross, SAR_RANGES[1])
+    return _bytes(np.stack([np.asarray(grey)] * 3), [limits] * 3)
+
+
+def mask_image(mask: NDArray[Any], scheme: Scheme) -> RGBImage:
+    """A mask in the colours of its scheme; ignored pixels (-1) are white.
+
+    Args:
+        mask: (H, W) class ids.
+        scheme: classes and colours.
+
+    Raises:
+        LabelError: an id that the scheme does not have.
+
+    Example:
+        >>> from deepsentinel.labels import scheme
+        >>> mask_image(np.array([[0, -1]]), scheme("worldcover"))[0].tolist()
+        [[0, 100, 0], [255, 255, 255]]
+    """
+    ids = np.asarray(mask)
+    if ids.size and (ids.min() < -1 or ids.max() >= len(scheme)):
+        raise LabelError(
+            f"the mask holds ids {int(ids.min())} to {int(ids.max())}; scheme {scheme.name!r} has "
+            f"0 to {len(scheme) - 1}, and -1 for no class."
+        )
+    palette = np.vstack((scheme.palette, np.array([UNOBSERVED], dtype=np.uint8)))
+    return np.asarray(palette[ids], dtype=np.uint8)
+
+
+def patch_figure(
+    panels: Mapping[str, RGBImage],
+    *,
+    scheme: Scheme | None = None,
+    classes: Sequence[int] = (),
+    boxes: NDArray[Any] | None = None,
+    box_labels: Sequence[int] = (),
+    show_titles: bool = True,
+    suptitle: str | None = None,
+) -> Figure:
+    """Pictures side by side, with a legend of classes.
+
+    Args:
+        panels: (H, W, 3) uint8 by title, left to right.
+        scheme: names and colours of the legend and of boxes.
+        classes: class ids in the legend.
+        boxes: (N, 4) corners x0, y0, x1, y1 in pixels, drawn into every picture.
+        box_labels: (N,) their classes.
+        show_titles: whether each picture has its title.
+        suptitle: title of the whole.
+
+    Returns:
+        A figure that pyplot does not know, so nothing needs to be closed.
+
+    Example:
+        >>> figure = patch_figure({"grey": np.full((8, 8, 3), 127, np.uint8)}, suptitle="one")
+        >>> len(figure.axes)
+        1
+    """
+    if not panels:
+        raise SampleError("there is nothing to plot: the sample has neither a sensor nor a mask.")
+    figure = Figure(figsize=(3.2 * len(panels), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, picture) in zip(axes, panels.items(), strict=True):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_axis_off()
+        if show_titles:
+            axis.set_title(title)
+        if boxes is not None:
+            _draw_boxes(axis, boxes, box_labels, scheme)
+    if scheme is not None and classes:
+        handles = [
+            Patch(color=scheme.classes[i].colour, label=scheme.classes[i].name) for i in classes
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small")
+    if suptitle is not None:
+        figure.suptitle(suptitle)
+    return figure
+
+
+def _bytes(channels: NDArray[Any], limits: Sequence[tuple[float, float]]) -> RGBImage:
+    """(3, H, W) values as (H, W, 3) bytes; a pixel with any NaN takes the colour of no data."""
+    observed = np.isfinite(channels).all(axis=0)
+    low = np.array([pair[0] for pair in limits], dtype=np.float32)[:, None, None]
+    high = np.array([pair[1] for pair in limits], dtype=np.float32)[:, None, None]
+    scaled = (np.where(observed, channels, low) - low) / np.maximum(high - low, 1e-6)
+    picture = np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8).transpose(1, 2, 0)
+    picture[~observed] = UNOBSERVED
+    return np.asarray(picture)
+
+
+def _draw_boxes(
+    axis: Axes, boxes: NDArray[Any], labels: Sequence[int], scheme: Scheme | None
+) -> None:
+    for i, (x0, y0, x1, y1) in enumerate(np.asarray(boxes, dtype=float)):
+        known = scheme is not None and i < len(labels)
+        colour = scheme.colours[labels[i]] if scheme is not None and known else "#ff00ff"
+        corners = ([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0])
+        axis.plot(*(np.array(c) - 0.5 for c in corners), color=colour, linewidth=1.5)
