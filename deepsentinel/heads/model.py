@@ -1,0 +1,338 @@
+"""What every model shares: an encoder and a head as one module, with named classes, on disk too.
+
+A saved model is a folder of `config.json` (task, classes, colours, the encoder's own config and
+card) and `model.safetensors` (every weight).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Final, Generic, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from deepsentinel.bands import SENSORS
+from deepsentinel.errors import (
+    EncoderNotFoundError,
+    LabelError,
+    SampleError,
+    WeightsError,
+    nearest,
+)
+from deepsentinel.features import Encoder, Features, Prediction
+from deepsentinel.heads.files import read_config, read_weights, write_model
+from deepsentinel.sample import IMAGE_KEYS, Batch
+
+FORMAT_VERSION: Final = 1
+
+_MODELS: Final = {
+    "classification": ("deepsentinel.heads.classification", "Classifier"),
+    "segmentation": ("deepsentinel.heads.segmentation", "Segmenter"),
+}
+_ENCODERS: Final = {"FusionEncoder": "deepsentinel.encoders.fusion"}
+
+P = TypeVar("P", bound=Prediction)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Names and colours of the classes of a model; ids are their places."""
+
+    names: tuple[str, ...]
+    colours: tuple[str, ...] | None = None
+    """`#rrggbb` each."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class Model(nn.Module, Generic[P]):
+    """An encoder and a head as one; the base of `Segmenter` and `Classifier`.
+
+    Attributes:
+        encoder: the encoder, an `nn.Module`.
+        head: the head on its features, an `nn.Module`.
+        classes: names and colours.
+        options: what the head was built with, as plain values.
+    """
+
+    task: ClassVar[str]
+    options: dict[str, Any]
+
+    def __init__(self, encoder: Encoder, head: nn.Module, classes: Classes) -> None:
+        super().__init__()
+        self.encoder: Any = encoder
+        self.head: Any = head
+        self.classes = classes
+
+    @property
+    def num_classes(self) -> int:
+        """K; ids count from 0."""
+        return len(self.classes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class."""
+        return self.classes.names
+
+    @property
+    def class_colours(self) -> tuple[str, ...] | None:
+        """`#rrggbb` of each class, where they were given."""
+        return self.classes.colours
+
+    def forward(
+        self,
+        s1: Tensor | None = None,
+        s2: Tensor | None = None,
+        *,
+        s1_bands: Sequence[str] | None = None,
+        s2_bands: Sequence[str] | None = None,
+    ) -> P:
+        """Prediction for dB (B, 2, H, W) and reflectance (B, 12, H, W); either may be `None`."""
+        features: Features = self.encoder(s1, s2, s1_bands=s1_bands, s2_bands=s2_bands)
+        given = s1 if s1 is not None else s2
+        assert given is not None  # noqa: S101 - the encoder has refused to see nothing
+        prediction: P = self.head.decode(self.head(features, (given.shape[-2], given.shape[-1])))
+        return prediction
+
+    def predict(self, batch: Batch) -> P:
+        """Prediction for a batch, in evaluation mode and without gradients whatever the mode.
+
+        Raises:
+            SampleError: the batch holds no image.
+        """
+        modes = [(m, m.training) for m in self.modules()]
+        self.eval()
+        try:
+            with torch.no_grad():
+                prediction: P = self.head.decode(self.logits(batch))
+        finally:
+            for module, training in modes:
+                module.training = training
+        return prediction
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalar losses by name; `"loss"` is what training minimises.
+
+        Raises:
+            SampleError: the batch lacks an image or the target.
+            LabelError: the target does not fit the model.
+        """
+        losses: dict[str, Tensor] = self.head.loss(self.logits(batch), batch)
+        return losses
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits of the head for a batch."""
+        size = image_size(batch)
+        logits: Tensor = self.head(self.encoder.encode(batch), size)
+        return logits
+
+    def config(self) -> dict[str, Any]:
+        """Everything but the weights, as plain values."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "task": self.task,
+            "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
+            "class_colours": None if self.class_colours is None else list(self.class_colours),
+            "options": self.options,
+            "encoder": _encoder_config(self.encoder),
+        }
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write `config.json` and `model.safetensors` into a folder, which is made if need be.
+
+        Returns:
+            The folder; `deepsentinel.load_model` opens it.
+        """
+        return write_model(folder, self.config(), self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, encoder: Encoder | None = None) -> Self:
+        """The model of this class that a folder holds; `load_model` finds the class itself.
+
+        Raises:
+            WeightsError: the folder holds no model, or one of another task.
+        """
+        model = load_model(folder, encoder=encoder)
+        if not isinstance(model, cls):
+            raise WeightsError(
+                f"{folder} holds a model for {model.task}, not for {cls.task}. "
+                "Open it with deepsentinel.load_model."
+            )
+        return model
+
+
+def load_model(folder: str | Path, *, encoder: Encoder | None = None) -> "Model[Any]":
+    """The model in a folder that `save_pretrained` or `finetune` wrote.
+
+    Args:
+        folder: with `config.json` and `model.safetensors`; or the `out_dir` of a fine-tuning, whose
+            best checkpoint is then taken.
+        encoder: an encoder of the same architecture, for one that is not the library's own. Its
+            weights are replaced by the stored ones.
+
+    Returns:
+        A `Segmenter` or `Classifier` in evaluation mode.
+
+    Raises:
+        WeightsError: there is no model, or weights and config disagree.
+
+    Example:
+        ::
+
+            model = deepsentinel.load_model("runs/landcover")
+            model.predict(batch).classes
+    """
+    path = Path(folder)
+    if not (path / "config.json").exists() and (path / "best" / "config.json").exists():
+        path = path / "best"
+    config = read_config(path)
+    if config.get("format_version") != FORMAT_VERSION or config.get("task") not in _MODELS:
+        raise WeightsError(
+            f"{path}: config.json has format {config.get('format_version')!r} and task "
+            f"{config.get('task')!r}; this version reads format {FORMAT_VERSION} and the tasks "
+            f"{' '.join(_MODELS)}. An encoder is opened with deepsentinel.load_encoder."
+        )
+    module, name = _MODELS[config["task"]]
+    model: Model[Any] = getattr(import_module(module), name)(
+        encoder if encoder is not None else _build_encoder(config["encoder"], path),
+        config["num_classes"],
+        class_names=config["class_names"],
+        class_colours=config["class_colours"],
+        **config["options"],
+    )
+    load_weights(model, read_weights(path), path)
+    return model.eval()
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
+    """Put weights into a model, strictly.
+
+    Raises:
+        WeightsError: names or shapes differ.
+    """
+    own = model.state_dict()
+    missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    shapes = [k for k in own if k in weights and own[k].shape != weights[k].shape]
+    if missing or extra or shapes:
+        raise WeightsError(
+            f"the weights of {source} do not fit the model: missing {missing[:5]}, unknown "
+            f"{extra[:5]}, of another shape {shapes[:5]}. They belong to another encoder or head."
+        )
+    model.load_state_dict(dict(weights))
+
+
+def image_size(batch: Batch) -> tuple[int, int]:
+    """(H, W) of a batch's images.
+
+    Raises:
+        SampleError: there is none.
+
+    Example:
+        >>> image_size({"image_s1": torch.zeros(1, 2, 32, 48)})
+        (32, 48)
+    """
+    for sensor in SENSORS:
+        image = batch.get(IMAGE_KEYS[sensor])
+        if image is not None:
+            return image.shape[-2], image.shape[-1]
+    raise SampleError(
+        f"the batch holds neither {' nor '.join(IMAGE_KEYS.values())}; found {sorted(batch)}."
+    )
+
+
+def check_classes(
+    num_classes: int,
+    names: Sequence[str] | None,
+    colours: Sequence[str] | None,
+    *,
+    least: int = 2,
+) -> Classes:
+    """Names and colours that fit the number of classes; unnamed classes are named by their id.
+
+    Raises:
+        LabelError: too few classes, another number of names or colours, a repeated name, or a
+            colour that is not `#rrggbb`.
+
+    Example:
+        >>> check_classes(2, ("water", "land"), None)
+        Classes(names=('water', 'land'), colours=None)
+    """
+    if num_classes < least:
+        raise LabelError(f"num_classes={num_classes}: at least {least} are needed.")
+    named = tuple(str(i) for i in range(num_classes)) if names is None else tuple(names)
+    coloured = None if colours is None else tuple(colours)
+    for what, values in (("class_names", named), ("class_colours", coloured)):
+        if values is not None and len(values) != num_classes:
+            raise LabelError(
+                f"num_classes={num_classes}, but {what} has {len(values)}: {values[:8]}. "
+                "Give one a class, in the order of the ids."
+            )
+    twice = sorted({n for n in named if named.count(n) > 1})
+    if twice:
+        raise LabelError(f"class_names repeats {twice}; each class needs its own name.")
+    bad = [c for c in coloured or () if not re.fullmatch(r"#[0-9a-fA-F]{6}", c)]
+    if bad:
+        raise LabelError(f"class_colours holds {bad[:5]}; write each as '#rrggbb'.")
+    return Classes(named, coloured)
+
+
+def check_weights(weights: Sequence[float] | None, num_classes: int) -> Tensor | None:
+    """Class weights as a tensor (K,).
+
+    Raises:
+        LabelError: not K of them, or one is negative or not finite.
+
+    Example:
+        >>> check_weights([1, 2], 2)
+        tensor([1., 2.])
+    """
+    if weights is None:
+        return None
+    tensor = torch.tensor([float(w) for w in weights])
+    if len(tensor) != num_classes or not bool((torch.isfinite(tensor) & (tensor >= 0)).all()):
+        raise LabelError(
+            f"class_weights={tuple(weights)}: {num_classes} finite numbers, none negative, are "
+            "expected, one a class."
+        )
+    return tensor
+
+
+def check_share(name: str, value: float) -> float:
+    """A number from 0 to below 1.
+
+    Raises:
+        LabelError: anything else.
+
+    Example:
+        >>> check_share("dropout", 0.1)
+        0.1
+    """
+    if not 0 <= value < 1:
+        raise LabelError(f"{name}={value}: a share from 0 to below 1 is expected.")
+    return value
+
+
+def _encoder_config(encoder: Any) -> dict[str, Any]:
+    kind = type(encoder).__name__
+    if kind not in _ENCODERS:
+        return {"kind": kind}
+    return {"kind": kind, "config": encoder.config, "card": encoder.card.to_json()}
+
+
+def _build_encoder(config: Mapping[str, Any], path: Path) -> Encoder:
+    kind = str(config["kind"])
+    if kind not in _ENCODERS:
+        raise EncoderNotFoundError(
+            f"{path} was saved with an encoder of class {kind}, which the library cannot build. "
+            f"Pass load_model(..., encoder=...) with one of that class. "
+            f"{nearest(kind, _ENCODERS)}"
+        )
+    card = import_module("deepsentinel.encoders.card").Card.from_json(config["card"])
+    build = getattr(import_module(_ENCODERS[kind]), kind)
+    encoder: Encoder = build(**config["config"], card=card)
+    return encoder

@@ -1,0 +1,112 @@
+"""Saving and loading: the same outputs, the same names, and refusal of what does not fit."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from deepsentinel.encoders.fusion import FusionEncoder
+from deepsentinel.errors import EncoderNotFoundError, SampleError, WeightsError
+from deepsentinel.heads.classification import Classifier
+from deepsentinel.heads.model import load_model
+from deepsentinel.heads.segmentation import Segmenter
+
+NAMES, COLOURS = ("water", "land", "built"), ("#0000ff", "#00ff00", "#ff0000")
+
+
+def small_encoder() -> FusionEncoder:
+    return FusionEncoder("resnet10t", levels=(1, 2, 3), embed_dim=16)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda e: Segmenter(
+            e,
+            3,
+            "fpn",
+            channels=32,
+            class_names=NAMES,
+            class_colours=COLOURS,
+            class_weights=(1, 2, 3),
+            dice_weight=0.5,
+        ),
+        lambda e: Classifier(e, 3, multilabel=True, head="mlp", class_names=NAMES),
+    ],
+)
+def test_saved_and_loaded_is_the_same(tmp_path, batch, build) -> None:
+    model = build(small_encoder())
+    model(batch["image_s1"], batch["image_s2"])  # move the running statistics
+    loaded = load_model(model.save_pretrained(tmp_path / "m"))
+    assert not loaded.training
+    assert torch.equal(loaded.predict(batch).logits, model.predict(batch).logits)
+    assert (loaded.class_names, loaded.class_colours) == (model.class_names, model.class_colours)
+    assert loaded.config() == model.config()
+    assert loaded.encoder.card == model.encoder.card
+    batch["label"] = torch.ones(4, 3, dtype=torch.int64)
+    assert torch.equal(loaded.loss(batch)["loss"], model.eval().loss(batch)["loss"])
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+    assert type(model).from_pretrained(tmp_path / "m").options == model.options
+
+
+def test_an_encoder_of_ones_own_is_passed(tmp_path, encoder, make_encoder, batch) -> None:
+    model = Segmenter(encoder, 3, "linear")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(EncoderNotFoundError, match=r"TinyEncoder.*encoder="):
+        load_model(tmp_path)
+    loaded = load_model(tmp_path, encoder=make_encoder())
+    assert torch.equal(loaded.predict(batch).logits, model.predict(batch).logits)
+    with pytest.raises(WeightsError, match="of another shape"):
+        load_model(tmp_path, encoder=make_encoder(channels=(8, 12)))
+
+
+def test_the_wrong_class_is_named(tmp_path, encoder, make_encoder) -> None:
+    Segmenter(encoder, 3, "linear").save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match="segmentation, not for classification"):
+        Classifier.from_pretrained(tmp_path, encoder=make_encoder())
+
+
+def test_damage_is_named(tmp_path, encoder, make_encoder) -> None:
+    with pytest.raises(WeightsError, match="no config"):
+        load_model(tmp_path)
+    Segmenter(encoder, 3, "linear").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {k: v for k, v in weights.items() if "classify" not in k}, tmp_path / "model.safetensors"
+    )
+    with pytest.raises(WeightsError, match=r"missing \['head.classify.bias'"):
+        load_model(tmp_path, encoder=make_encoder())
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load_model(tmp_path, encoder=make_encoder())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"task": "poetry"}))
+    with pytest.raises(WeightsError, match="'poetry'"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(WeightsError, match="not JSON"):
+        load_model(tmp_path)
+
+
+def test_no_image(encoder) -> None:
+    with pytest.raises(SampleError, match=r"found \['label'\]"):
+        Classifier(encoder, 3).loss({"label": torch.zeros(1, dtype=torch.int64)})
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, encoder, monkeypatch) -> None:
+    model = Segmenter(encoder, 3, "linear")
+    model.save_pretrained(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("deepsentinel.heads.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
