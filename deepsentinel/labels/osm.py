@@ -193,7 +193,7 @@ class _Grid:
         if height < 1 or width < 1:
             raise LabelError(f"shape={shape} must be height and width in pixels, both positive.")
         steps = np.array([[0, 0], [1, 0], [0, 1]])  # the centre, one pixel right, one down
-        xy = _applied(to_map, steps + (width / 2, height / 2))
+        xy = _applied(to_map, np.array([width / 2, height / 2]) + steps)
         lon, lat = _reproject(xy, crs, LON_LAT)[0]
         local = f"+proj=aeqd +lat_0={lat:.9f} +lon_0={lon:.9f} +datum=WGS84 +units=m"
         centre, right, down = _reproject(xy, crs, local)
