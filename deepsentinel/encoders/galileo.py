@@ -1,0 +1,417 @@
+"""Galileo: a masked multi-sensor transformer, of which we build the Sentinel-1 and -2 encoder.
+
+Tseng et al., "Galileo: Learning Global and Local Features in Pretrained Remote Sensing Models",
+arXiv 2502.09356; weights of Nasa Harvest under MIT. Each band group of each square of
+`patch_size` pixels is one token; all tokens of a patch attend to each other.
+
+*Units.* Weights saw dB and digital numbers of Level-1C before the offset of baseline 04.00.
+Ours come as dB and reflectance, and reflectance times 10000 is such a number. Values are then
+normalised as in pretraining: (x - (mean - 2 std)) / (4 std), nothing clipped.
+
+*What was not observed.* A token is left out where none of its values was observed. Within an
+observed token, a missing pixel takes the mean of the token's observed pixels, and a missing band
+its training mean. NDVI and all other inputs of Galileo are left out, as are B01 and B09.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deepsentinel.bands import Sensor
+from deepsentinel.encoders.door import Check, Empty
+from deepsentinel.encoders.published import (
+    PublishedEncoder,
+    Values,
+    fuse_qkv,
+    load_strictly,
+    pad_to,
+    read_weights,
+    require,
+)
+from deepsentinel.encoders.stems import Stem
+from deepsentinel.encoders.transformer import Block, attendable, month_circle
+from deepsentinel.errors import ShapeError
+
+NANO_SHA256 = "eab6acacf527886a508a555bc24efe4b4a2cf91b162e84cd1c4a1807e942180c"
+"""Of `models/nano/encoder.pt` in the Hub repository nasaharvest/galileo."""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "S1": ("VV", "VH"),
+    "S2_RGB": ("B02", "B03", "B04"),
+    "S2_Red_Edge": ("B05", "B06", "B07"),
+    "S2_NIR_10m": ("B08",),
+    "S2_NIR_20m": ("B8A",),
+    "S2_SWIR": ("B11", "B12"),
+}
+"""Bands that make one token, under the authors' names and in their order."""
+
+STATISTICS: dict[str, tuple[float, float]] = {
+    "VV": (-11.72872439, 4.887145775),
+    "VH": (-18.85558188, 5.73027032),
+    "B02": (0.1395340873, 0.0917704144),
+    "B03": (0.1338402692, 0.09132988424),
+    "B04": (0.1343098838, 0.1092678724),
+    "B05": (0.1543860798, 0.1047220608),
+    "B06": (0.2186202207, 0.1048010161),
+    "B07": (0.2525093285, 0.1143690303),
+    "B08": (0.2410337719, 0.1098979178),
+    "B8A": (0.2750285465, 0.1204472755),
+    "B11": (0.22349111, 0.1145977406),
+    "B12": (0.1474531127, 0.0980242984),
+}
+"""Mean and standard deviation in dB and reflectance, from the published `normalization.json`,
+key "13" (10,000 of 127,155 training places), digital numbers divided by 10000."""
+
+BASE_PATCH_SIZE = 8
+"""Pixels a side of the published patch kernels; smaller ones are made from them."""
+
+
+class GalileoEncoder(PublishedEncoder):
+    """Galileo's encoder of Sentinel-1 and Sentinel-2 patches at 10 m.
+
+    With `window=None` (the authors' mode, exact) every token attends to every other, which costs
+    memory and time in the fourth power of the patch's side. Pretraining saw 4 to 12 tokens a
+    side. With `window`, squares of that many pixels are encoded on their own, positions counted
+    from each one's corner, and put together again; the embedding is the mean over the observed
+    tokens of all of them. That is for scenes, and not what the authors publish.
+
+    The map holds at each place the mean over its observed tokens, and over the location token
+    where `lonlat` is given; a place where nothing was observed holds the embedding.
+
+    Args:
+        patch_size: pixels a side of one token, 1 to 8; the stride of the map.
+        window: pixels a side of what is encoded at once, a multiple of `patch_size`; all if `None`.
+        width: D of tokens and embedding, a multiple of 16.
+        depth: transformer blocks.
+        heads: of the attention.
+        mlp_ratio: hidden size of the blocks' perceptrons, by width.
+        check: units are checked on `"first"` (every call on CPU, the first per device elsewhere),
+            `"always"` or `"never"`.
+        empty: a patch without an observed value is an `"error"`, or a `"nan"` embedding and map.
+
+    Raises:
+        ShapeError: `patch_size` outside 1 to 8, or a `window` that it does not divide.
+
+    Example:
+        >>> encoder = GalileoEncoder(width=32, depth=1, heads=2).eval()
+        >>> features = encoder(s1=torch.full((1, 2, 33, 17), -12.0), month=7)
+        >>> features.embedding.shape, features.maps[0].shape, features.strides
+        (torch.Size([1, 32]), torch.Size([1, 32, 5, 3]), (8,))
+    """
+
+    BANDS: ClassVar[Mapping[Sensor, tuple[str, ...]]] = {
+        "s1": GROUPS["S1"],
+        "s2": tuple(b for name, bands in GROUPS.items() if name != "S1" for b in bands),
+    }
+
+    month_embed: Tensor
+    time_embed: Tensor
+    shrink: Tensor
+
+    def __init__(
+        self,
+        *,
+        patch_size: int = 8,
+        window: int | None = None,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 8,
+        mlp_ratio: int = 4,
+        check: Check = "first",
+        empty: Empty = "error",
+    ) -> None:
+        _check_sizes(patch_size, window)
+        super().__init__(width=width, stride=patch_size, check=check, empty=empty)
+        self.patch_size = patch_size
+        self.window = window
+        self.stems = nn.ModuleDict({s: Stem(b, STATISTICS) for s, b in self.BANDS.items()})
+        self.patch_embed = nn.ModuleDict(
+            {name: nn.Conv2d(len(b), width, BASE_PATCH_SIZE) for name, b in GROUPS.items()}
+        )
+        self.location_embed = nn.Linear(3, width)
+        self.group_embed = nn.Parameter(torch.randn(len(GROUPS), width // 4) * 0.02)
+        self.location_group = nn.Parameter(torch.randn(width // 4) * 0.02)
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.register_buffer("month_embed", month_circle(width // 4))
+        self.register_buffer("time_embed", sine_cosine(torch.zeros(1), width // 4)[0])
+        self.register_buffer("shrink", kernel_shrink(patch_size), persistent=False)
+
+    @classmethod
+    def from_weights(
+        cls,
+        path: str | Path,
+        *,
+        sha256: str | None = NANO_SHA256,
+        heads: int = 8,
+        patch_size: int = 8,
+        window: int | None = None,
+        check: Check = "first",
+        empty: Empty = "error",
+    ) -> Self:
+        """The encoder with the authors' weights, from their `encoder.pt`.
+
+        Width and depth are read from the file. Its parts for other inputs (NDVI, elevation,
+        Dynamic World, WorldCereal, ERA5, TerraClimate, VIIRS, LandScan) are not loaded.
+
+        Args:
+            path: of `encoder.pt`.
+            sha256: of the file; `None` takes any.
+            heads: of the attention, which the file does not tell: 8 in nano.
+            patch_size: as of the class.
+            window: as of the class.
+            check: as of the class.
+            empty: as of the class.
+
+        Raises:
+            WeightsError: no such file, another hash, or names and shapes that differ.
+        """
+        published = read_weights(path, sha256)
+        require(published, ("norm.weight", "blocks.0.mlp.fc1.weight"))
+        width = len(published["norm.weight"])
+        encoder = cls(
+            patch_size=patch_size,
+            window=window,
+            width=width,
+            depth=len({name.split(".")[1] for name in published if name.startswith("blocks.")}),
+            heads=heads,
+            mlp_ratio=len(published["blocks.0.mlp.fc1.weight"]) // width,
+            check=check,
+            empty=empty,
+        )
+        load_strictly(encoder, _renamed(published), constants="stems.")
+        return encoder.eval()
+
+    def _features(
+        self, values: Values, months: Tensor, place: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        B = len(months)
+        H, W = next(iter(values.values())).shape[-2:]
+        size = (math.ceil(H / self.patch_size), math.ceil(W / self.patch_size))
+        padded = {s: pad_to(x, self.window or self.patch_size) for s, x in values.items()}
+        tiles = (
+            padded if self.window is None else {s: split(x, self.window) for s, x in padded.items()}
+        )
+        each = len(next(iter(tiles.values()))) // B
+        total, count, location = self._sums(
+            tiles,
+            months.repeat_interleave(each),
+            None if place is None else place.repeat_interleave(each, dim=0),
+        )
+        tile_total, tile_count = total.sum(dim=(1, 2)), count.sum(dim=(1, 2))
+        if location is not None:
+            tile_total = tile_total + location * (tile_count > 0)
+            tile_count = tile_count + (tile_count > 0)
+            total = total + location[:, None, None]
+            count = count + (count > 0)
+        embedding = tile_total.view(B, each, -1).sum(1) / tile_count.view(B, each, 1).sum(1)
+        around = embedding.repeat_interleave(each, dim=0)[:, None, None]
+        cells = torch.where(count > 0, total / count.clamp_min(1), around).permute(0, 3, 1, 2)
+        if self.window is not None:
+            cells = join(cells, B, next(iter(padded.values())).shape[-1] // self.window)
+        return embedding, cells[..., : size[0], : size[1]]
+
+    def _sums(
+        self, tiles: Values, months: Tensor, place: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Sums of the observed tokens at each place (B, h, w, D), how many, the location token."""
+        tokens, observed = self._embed(tiles, months)  # (B, h, w, G, D), (B, h, w, G)
+        sequence, seen = tokens.flatten(1, 3), observed.flatten(1, 3)
+        if place is not None:
+            sequence = torch.cat((sequence, self._location(place)[:, None]), dim=1)
+            seen = torch.cat((seen, seen.new_ones(len(seen), 1)), dim=1)
+        keys = attendable(seen)
+        for block in self.blocks:
+            sequence = block(sequence, keys)
+        sequence = self.norm(sequence)
+        location = None if place is None else sequence[:, -1]
+        count = observed[0].numel()
+        mixed = sequence[:, :count].reshape(*observed.shape, -1)
+        weights = observed[..., None].to(mixed.dtype)
+        return (mixed * weights).sum(dim=3), weights.sum(dim=3), location
+
+    def _embed(self, tiles: Values, months: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, h, w, G, D) of the groups of the given sensors, and which were observed."""
+        tokens: list[Tensor] = []
+        observed: list[Tensor] = []
+        for sensor, values in tiles.items():
+            pixels, bands_seen = self._pixels(sensor, values)
+            for place, (name, bands) in enumerate(GROUPS.items()):
+                if not set(bands) <= set(self.BANDS[sensor]):
+                    continue
+                columns = [self.BANDS[sensor].index(b) for b in bands]
+                patches = self._patches(name, pixels[:, columns])
+                tokens.append(patches + self._encodings(place, months, *patches.shape[1:3]))
+                observed.append(bands_seen[:, columns].any(dim=1))
+        kept = self._kept(observed)
+        return (
+            torch.stack([tokens[i] for i in kept], dim=3),
+            torch.stack([observed[i] for i in kept], dim=3),
+        )
+
+    def _kept(self, observed: list[Tensor]) -> list[int]:
+        """Groups worth computing: at inference, those that some patch of the batch observed."""
+        everything = list(range(len(observed)))
+        if self.training or torch.compiler.is_compiling():
+            return everything
+        return [i for i in everything if bool(observed[i].any())] or everything
+
+    def _pixels(self, sensor: Sensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Values as the weights know them (B, C, H, W), and which bands each token observed."""
+        standard, observed = self.stems[sensor](values)
+        filled, seen = fill(standard, observed, self.patch_size)
+        return (filled / 4 + 0.5).to(self.norm.weight.dtype), seen
+
+    def _patches(self, name: str, pixels: Tensor) -> Tensor:
+        """Linear projection of each square of `patch_size` pixels, (B, h, w, D)."""
+        embed: Any = self.patch_embed[name]
+        kernel: Tensor = embed.weight
+        if self.patch_size != BASE_PATCH_SIZE:
+            small = kernel.flatten(2) @ self.shrink.to(kernel.dtype)
+            kernel = small.view(*small.shape[:2], self.patch_size, self.patch_size)
+        return F.conv2d(pixels, kernel, embed.bias, stride=self.patch_size).permute(0, 2, 3, 1)
+
+    def _encodings(self, group: int, months: Tensor, rows: int, columns: int) -> Tensor:
+        """What is added to a token: band group, time, month and place, a quarter of D each."""
+        quarter = self.group_embed.shape[1]
+        shape = (len(months), rows, columns, quarter)
+        # Positions count in pixels of 10 m, x before y.
+        y = sine_cosine(self._positions(rows), quarter // 2)[:, None].expand(-1, columns, -1)
+        x = sine_cosine(self._positions(columns), quarter // 2)[None].expand(rows, -1, -1)
+        parts = (
+            self.group_embed[group].expand(shape),
+            self.time_embed.expand(shape),
+            self.month_embed[months][:, None, None].expand(shape),
+            torch.cat((x, y), dim=2).to(self.group_embed.dtype).expand(shape),
+        )
+        return torch.cat(parts, dim=3)
+
+    def _positions(self, count: int) -> Tensor:
+        places = torch.arange(count, device=self.group_embed.device, dtype=torch.float32)
+        return places * self.patch_size
+
+    def _location(self, place: Tensor) -> Tensor:
+        """Location token (B, D) of points on the unit sphere (B, 3)."""
+        width = self.embed_dim
+        encoding = F.pad(self.location_group, (0, width - len(self.location_group)))
+        embedded: Tensor = self.location_embed(place.to(encoding.dtype)) + encoding
+        return embedded
+
+
+def fill(values: Tensor, observed: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Missing pixels of each square as the mean of its observed ones, band by band.
+
+    Args:
+        values: (B, C, H, W), 0 where not observed.
+        observed: (B, C, H, W), 1 where observed, else 0.
+        size: pixels a side of a square.
+
+    Returns:
+        Values, 0 in squares without an observed pixel; and bool (B, C, h, w), which squares have one.
+
+    Example:
+        >>> values, observed = torch.tensor([[[[4.0, 0.0]] * 2]]), torch.tensor([[[[1.0, 0.0]] * 2]])
+        >>> fill(values, observed, 2)
+        (tensor([[[[4., 4.],
+                  [4., 4.]]]]), tensor([[[[True]]]]))
+    """
+    share = F.avg_pool2d(observed, size)
+    mean = F.avg_pool2d(values, size) / share.clamp_min(1e-6)
+    spread = F.interpolate(mean, scale_factor=float(size), mode="nearest")
+    return torch.where(observed > 0, values, spread), share > 0
+
+
+def sine_cosine(positions: Tensor, width: int) -> Tensor:
+    """Sinusoidal embedding (N, width) of positions (N,), as Galileo defines it.
+
+    Frequencies are 10000 ** -(i / (2 width)), i from 0 to width / 2: slower by a power of four
+    than the usual ones, because the authors' code divides by 2 where others multiply. The weights
+    know these.
+
+    Example:
+        >>> sine_cosine(torch.zeros(1), 4)
+        tensor([[0., 0., 1., 1.]])
+    """
+    steps = torch.arange(width // 2, device=positions.device, dtype=torch.float32)
+    angles = positions[:, None] * 10000 ** -(steps / (2 * width))
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
+
+
+def kernel_shrink(size: int) -> Tensor:
+    """Matrix (64, size * size) that turns a flat 8 x 8 kernel into one for smaller patches.
+
+    It is the pseudo-inverse of the bicubic, antialiased resize of an 8 x 8 image (FlexiViT, arXiv
+    2212.08013): a resized image under the resized kernel gives what the original pair gave.
+
+    Example:
+        >>> kernel_shrink(4).shape
+        torch.Size([64, 16])
+    """
+    basis = torch.eye(BASE_PATCH_SIZE**2).view(-1, 1, BASE_PATCH_SIZE, BASE_PATCH_SIZE)
+    resized = F.interpolate(basis, (size, size), mode="bicubic", antialias=True)
+    shrink: Tensor = torch.linalg.pinv(resized.flatten(1)).T.contiguous()
+    return shrink
+
+
+def split(values: Tensor, window: int) -> Tensor:
+    """Windows (B * rows * columns, C, window, window) of values (B, C, H, W), row by row.
+
+    Example:
+        >>> split(torch.zeros(2, 3, 32, 64), 32).shape
+        torch.Size([4, 3, 32, 32])
+    """
+    B, C, H, W = values.shape
+    grid = values.view(B, C, H // window, window, W // window, window)
+    return grid.permute(0, 2, 4, 1, 3, 5).reshape(-1, C, window, window)
+
+
+def join(cells: Tensor, patches: int, columns: int) -> Tensor:
+    """Map (B, D, H, W) of the windows' maps (B * rows * columns, D, h, w); `split`, undone.
+
+    Example:
+        >>> x = torch.randn(2, 3, 32, 64)
+        >>> torch.equal(join(split(x, 32), 2, 2), x)
+        True
+    """
+    _, D, h, w = cells.shape
+    grid = cells.reshape(patches, -1, columns, D, h, w).permute(0, 3, 1, 4, 2, 5)
+    return grid.reshape(patches, D, -1, columns * w)
+
+
+def _check_sizes(patch_size: int, window: int | None) -> None:
+    if not 1 <= patch_size <= BASE_PATCH_SIZE:
+        raise ShapeError(f"patch_size={patch_size}; Galileo knows 1 to {BASE_PATCH_SIZE} pixels.")
+    if window is not None and (window < patch_size or window % patch_size):
+        raise ShapeError(
+            f"window={window} px is no multiple of patch_size={patch_size}; pass a multiple such as "
+            f"{8 * patch_size}, or None to encode patches whole."
+        )
+
+
+_OTHER_INPUTS = re.compile(
+    r"(space_embed|time_embed)\.|static_embed\.(LS|DW_static|WC_static)\.|space_time_embed\.NDVI\."
+    r"|(sp|t)_channel_embed$"
+)
+
+
+def _renamed(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' tensors under our names, without those of inputs that we do not have."""
+    own = fuse_qkv({k: v for k, v in published.items() if not _OTHER_INPUTS.match(k)})
+    parts: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+        "s_t_channel_embed": ("group_embed", lambda rows: rows[: len(GROUPS)]),  # the last is NDVI
+        "st_channel_embed": ("location_group", lambda rows: rows[1]),  # after LandScan
+        "pos_embed": ("time_embed", lambda rows: rows[0]),  # one date
+        "month_embed.weight": ("month_embed", lambda rows: rows),
+    }
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in own.items():
+        to, part = parts.get(name, (name, lambda rows: rows))
+        to = re.sub(r"^space_time_embed\.(\w+)\.proj\.", r"patch_embed.\1.", to)
+        renamed[to.replace("static_embed.location.", "location_embed.")] = part(tensor)
+    return renamed

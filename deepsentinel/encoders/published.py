@@ -1,0 +1,270 @@
+"""What Galileo and Presto share as encoders: the door, and files of published weights."""
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, get_args
+
+import torch
+from torch import Tensor, nn
+
+from deepsentinel.bands import SENSORS, Sensor
+from deepsentinel.encoders import door
+from deepsentinel.encoders.door import Check, Empty
+from deepsentinel.encoders.stems import place
+from deepsentinel.encoders.transformer import month_index, unit_sphere
+from deepsentinel.errors import SampleError, UnknownNameError, WeightsError, nearest
+from deepsentinel.features import Features
+from deepsentinel.sample import IMAGE_KEYS, Batch, batch_bands
+
+Values = dict[Sensor, Tensor]
+"""Physical values (B, bands, H, W) in the encoder's band order, NaN where not observed."""
+
+
+class PublishedEncoder(nn.Module, ABC):
+    """An encoder with masked tokens, one map, and month and location as optional inputs.
+
+    A subclass names its bands and turns placed values into an embedding and a map; this class
+    checks and orders what comes in, and treats patches in which nothing was observed.
+
+    Args:
+        width: D of the embedding and of the map.
+        stride: of the map, in pixels.
+        check: units are checked on `"first"` (every call on CPU, the first per device elsewhere),
+            `"always"` or `"never"`.
+        empty: a patch without an observed value is an `"error"`, or a `"nan"` embedding and map.
+    """
+
+    BANDS: ClassVar[Mapping[Sensor, tuple[str, ...]]]
+    """Bands that the weights use, in their order."""
+
+    def __init__(self, *, width: int, stride: int, check: Check, empty: Empty) -> None:
+        super().__init__()
+        self.check = _known(check, get_args(Check), "check")
+        self.empty = _known(empty, get_args(Empty), "empty")
+        self._width = width
+        self._stride = stride
+        self._checked: set[torch.device] = set()
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """Sensors that the encoder can read."""
+        return tuple(self.BANDS)
+
+    @property
+    def bands(self) -> dict[Sensor, tuple[str, ...]]:
+        """Bands that the encoder uses, by sensor, in its own order."""
+        return dict(self.BANDS)
+
+    @property
+    def embed_dim(self) -> int:
+        """D of `Features.embedding`."""
+        return self._width
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """C_i of `Features.maps`: one map."""
+        return (self._width,)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """s_i of `Features.maps`: one map."""
+        return (self._stride,)
+
+    def forward(
+        self,
+        s1: Tensor | None = None,
+        s2: Tensor | None = None,
+        *,
+        s1_bands: Sequence[str] | None = None,
+        s2_bands: Sequence[str] | None = None,
+        month: int | Tensor | None = None,
+        lonlat: Tensor | None = None,
+        check: Check | None = None,
+        empty: Empty | None = None,
+    ) -> Features:
+        """Features of one batch; either sensor may be `None`.
+
+        Args:
+            s1: (B, 2, H, W) backscatter in dB, NaN where not observed.
+            s2: (B, 12, H, W) reflectance on the 0-1 scale, NaN where not observed.
+            s1_bands: bands of `s1` in its order, where they are not VV, VH.
+            s2_bands: bands of `s2` in its order, where they are not the 12 of Level-2A.
+            month: calendar month 1-12, one int or integers (B,); June where not given.
+            lonlat: (B, 2) degrees, longitude first; the location token is left out where not given.
+            check: instead of the encoder's own.
+            empty: instead of the encoder's own.
+
+        Raises:
+            ShapeError: rank, size or pairing of the tensors; a month or place that cannot be.
+            BandError: unknown bands, or none that the encoder uses.
+            UnitsError: values that cannot be dB or reflectance.
+            NothingObservedError: a patch without an observed value.
+        """
+        given: Values = {s: x for s, x in (("s1", s1), ("s2", s2)) if x is not None}  # type: ignore[misc]
+        door.check_shapes(given)
+        named = {"s1": s1_bands, "s2": s2_bands}
+        names = {
+            s: door.used_bands(s, x.shape[1], named[s], self.BANDS[s]) for s, x in given.items()
+        }
+        if not torch.compiler.is_compiling():
+            self._check(given, _known(check or self.check, get_args(Check), "check"))
+        first = next(iter(given.values()))
+        months = month_index(month, len(first), first.device)
+        where = None if lonlat is None else unit_sphere(lonlat.to(first.device), len(first))
+        values = {s: place(x, names[s], self.BANDS[s]) for s, x in given.items()}
+        nothing = _nothing(values)
+        embedding, dense = self._features(values, months, where)
+        self._judge(nothing, _known(empty or self.empty, get_args(Empty), "empty"))
+        embedding = embedding.masked_fill(nothing[:, None], float("nan"))
+        dense = dense.masked_fill(nothing[:, None, None, None], float("nan"))
+        return Features(embedding, (dense,), self.strides)
+
+    def encode(
+        self, batch: Batch, *, month: int | Tensor | None = None, lonlat: Tensor | None = None
+    ) -> Features:
+        """Features of a batch as `deepsentinel.collate` makes it.
+
+        Raises:
+            SampleError: the batch holds no sensor that the encoder reads.
+        """
+        if not any(IMAGE_KEYS[s] in batch for s in SENSORS):
+            raise SampleError(
+                f"the batch has no {' or '.join(IMAGE_KEYS.values())}; it holds {sorted(batch)}."
+            )
+        features: Features = self(
+            batch.get(IMAGE_KEYS["s1"]),
+            batch.get(IMAGE_KEYS["s2"]),
+            s1_bands=batch_bands(batch, "s1"),
+            s2_bands=batch_bands(batch, "s2"),
+            month=month,
+            lonlat=lonlat,
+        )
+        return features
+
+    @abstractmethod
+    def _features(
+        self, values: Values, months: Tensor, place: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Embedding (B, D) and map (B, D, h, w); months from 0, place on the unit sphere."""
+
+    def _check(self, given: Values, check: Check) -> None:
+        device = next(iter(given.values())).device
+        seen = device.type != "cpu" and device in self._checked
+        if check == "never" or (check == "first" and seen):
+            return
+        self._checked.add(device)
+        door.check_units(given)
+
+    def _judge(self, nothing: Tensor, empty: Empty) -> None:
+        if empty == "error" and not torch.compiler.is_compiling() and nothing.device.type == "cpu":
+            door.check_observed(nothing)
+
+
+def pad_to(values: Tensor, divisor: int) -> Tensor:
+    """Values (B, C, H, W) with NaN to the right and below, up to multiples of `divisor`.
+
+    Example:
+        >>> pad_to(torch.zeros(1, 1, 5, 8), 4).shape
+        torch.Size([1, 1, 8, 8])
+    """
+    H, W = values.shape[-2:]
+    return nn.functional.pad(values, (0, -W % divisor, 0, -H % divisor), value=float("nan"))
+
+
+def read_weights(path: str | Path, sha256: str | None) -> dict[str, Tensor]:
+    """Tensors of a `.pt` file, after its hash was verified; nothing in it is executed.
+
+    Raises:
+        WeightsError: there is no such file, or its hash is another.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise WeightsError(f"no weights at {file}; pass the path of the published file.")
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise WeightsError(
+            f"{file} has sha256 {found}; expected {sha256}. Download it again, or pass sha256= of "
+            "the version that you trust."
+        )
+    tensors: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    return tensors
+
+
+def require(published: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    """Raise unless these tensors, which tell the sizes of the network, are in the file.
+
+    Raises:
+        WeightsError: naming those that are missing.
+    """
+    missing = [name for name in names if name not in published]
+    if missing:
+        raise WeightsError(
+            f"the weights lack {', '.join(missing)}; they hold {len(published)} tensors such as "
+            f"{', '.join(sorted(published)[:3])}. Load the file that the row names."
+        )
+
+
+def load_strictly(module: nn.Module, weights: dict[str, Tensor], *, constants: str = "") -> None:
+    """Load weights of which every one must have its place, and every place its weight.
+
+    Args:
+        module: what to fill.
+        weights: tensors under the module's own names.
+        constants: prefix of buffers that the module knows by itself and no file holds.
+
+    Raises:
+        WeightsError: names or shapes differ; the message lists them.
+    """
+    known = {k: v for k, v in module.state_dict().items() if constants and k.startswith(constants)}
+    wanted = {k: v for k, v in module.state_dict().items() if k not in known}
+    shapes = [
+        f"{k} {tuple(weights[k].shape)} instead of {tuple(wanted[k].shape)}"
+        for k in wanted.keys() & weights.keys()
+        if weights[k].shape != wanted[k].shape
+    ]
+    differing = (
+        _listed("missing", wanted.keys() - weights.keys())
+        + _listed("unexpected", weights.keys() - wanted.keys())
+        + _listed("of another shape", shapes)
+    )
+    if differing:
+        raise WeightsError(
+            f"the weights do not fit {type(module).__name__};{differing} Load the file that the "
+            "row names, or build the encoder with its sizes."
+        )
+    module.load_state_dict(weights | known)
+
+
+def fuse_qkv(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Separate query, key and value layers as the one `qkv` layer that `Attention` has.
+
+    Example:
+        >>> one = torch.ones(2)
+        >>> fuse_qkv({"attn.q.bias": one, "attn.k.bias": one * 2, "attn.v.bias": one * 3})
+        {'attn.qkv.bias': tensor([1., 1., 2., 2., 3., 3.])}
+    """
+    fused = {k: v for k, v in published.items() if not re.search(r"attn\.[qkv]\.", k)}
+    for name in published:
+        if "attn.q." in name:
+            require(published, names := [name.replace("attn.q.", f"attn.{x}.") for x in "qkv"])
+            fused[name.replace("attn.q.", "attn.qkv.")] = torch.cat([published[n] for n in names])
+    return fused
+
+
+def _listed(what: str, names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return f" {what}: {', '.join(ordered)}." if ordered else ""
+
+
+def _nothing(values: Values) -> Tensor:
+    observed = [x.isfinite().flatten(1).any(dim=1) for x in values.values()]
+    return ~torch.stack(observed).any(dim=0)
+
+
+def _known(value: Any, known: Sequence[str], what: str) -> Any:
+    if value not in known:
+        raise UnknownNameError(f"{what}={value!r}. {nearest(str(value), known)}")
+    return value
