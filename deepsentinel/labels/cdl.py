@@ -1,9 +1,9 @@
 """USDA Cropland Data Layer (CDL): the classes of the yearly 30 m crop maps of the United States.
 
 Codes and names: USDA NASS, "CDL codes and class names". Colours: the class table that the Earth
-Engine catalogue publishes for `USDA/NASS/CDL` (copied fact by fact, 2026-11). Many crops share one
-colour there, all vegetables for instance; the colour tables inside the USDA GeoTIFFs differ from
-it by at most 6 of 255 per channel, from rounding.
+Engine catalogue publishes for `USDA/NASS/CDL`, read in November 2026. Many crops share one colour
+there, all vegetables for instance. The table of torchgeo 0.8.1 has the same codes, and colours that
+differ by at most 6 of 255 in a channel.
 
 Codes 63 to 65, 81 to 83, 87 and 88 are the non-crop classes of maps until 2007; newer maps use 111
 to 195 for these. Two pairs bear the same name in both epochs, so the older one says so here.
