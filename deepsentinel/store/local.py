@@ -67,7 +67,7 @@ class LocalStore:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().absolute()
-        self._files = _OpenFiles()
+        self._files = _OpenFiles(self.root)
 
     def __repr__(self) -> str:
         return f"LocalStore({str(self.root)!r})"
@@ -77,7 +77,7 @@ class LocalStore:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.root = state["root"]
-        self._files = _OpenFiles()
+        self._files = _OpenFiles(self.root)
 
     @property
     def url(self) -> str:
@@ -91,11 +91,10 @@ class LocalStore:
             StoreError: there is no such file, it cannot be read, or it ends before.
         """
         try:
-            data = os.pread(self._files.get(self.root / path).number, size, start)
-            while len(data) < size:  # signals and some network file systems shorten a read
-                more = os.pread(
-                    self._files.get(self.root / path).number, size - len(data), start + len(data)
-                )
+            file = self._files.get(path)
+            data = os.pread(file.number, size, start)
+            while 0 < len(data) < size:  # signals and some network file systems shorten a read
+                more = os.pread(file.number, size - len(data), start + len(data))
                 if not more:
                     break
                 data += more
@@ -148,24 +147,32 @@ class LocalStore:
 class _OpenFile:
     """A file descriptor that closes itself when nobody uses it any more."""
 
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    def __init__(self, path: str) -> None:
+        self.number = -1
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __del__(self) -> None:
-        if hasattr(self, "number"):
+        if self.number >= 0:
             os.close(self.number)
 
 
 class _OpenFiles:
     """The most recently read files. A reader keeps its file alive even while it is dropped here."""
 
-    def __init__(self) -> None:
-        self._files: OrderedDict[Path, _OpenFile] = OrderedDict()
+    def __init__(self, root: Path) -> None:
+        self._root = str(root)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._files: OrderedDict[str, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, path: Path) -> _OpenFile:
+    def get(self, path: str) -> _OpenFile:
+        if self._process != os.getpid():  # forked, perhaps while another thread held the lock
+            self._begin()
         with self._lock:
-            file = self._files.pop(path, None) or _OpenFile(path)
+            file = self._files.pop(path, None) or _OpenFile(f"{self._root}/{path}")
             self._files[path] = file
             if len(self._files) > OPEN_FILES:
                 self._files.popitem(last=False)

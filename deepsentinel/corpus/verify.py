@@ -1,0 +1,242 @@
+"""Checking a whole corpus: every checksum, every length, and the index against the bytes."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from deepsentinel.bands import SENSORS
+from deepsentinel.corpus.arrays import ArraySpec, all_metadata, corpus_arrays, group_metadata
+from deepsentinel.corpus.codes import NOT_OBSERVED
+from deepsentinel.corpus.format import (
+    DATA_PATH,
+    INDEX_PATH,
+    INFO_PATH,
+    PATCHES_PER_SHARD,
+    CorpusInfo,
+)
+from deepsentinel.corpus.read import Corpus, load_info
+from deepsentinel.corpus.shard import (
+    CRC_BYTES,
+    MISSING,
+    ChunkError,
+    decode_frame,
+    load_table,
+    split_patch,
+    table_bytes,
+)
+from deepsentinel.errors import StoreError
+from deepsentinel.store import Store, open_store
+
+
+class Damage(NamedTuple):
+    """One thing that is wrong."""
+
+    id: str
+    """The patch; empty where it concerns the whole corpus or a whole shard."""
+    shard: str
+    """The file, relative to the corpus."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """What `verify` found."""
+
+    patches: int
+    """Patches checked."""
+    chunks: int
+    """Chunks whose checksum was compared and that were decoded."""
+    bad: tuple[Damage, ...]
+    """Everything that is wrong; empty for a sound corpus."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.bad
+
+    def __str__(self) -> str:
+        head = f"{self.patches} patches, {self.chunks} chunks checked: "
+        if self.ok:
+            return head + "all sound"
+        lines = [f"  {d.id or '(no patch)'}  {d.shard}  {d.reason}" for d in self.bad]
+        return "\n".join([f"{head}{len(self.bad)} problems", *lines])
+
+
+def verify(root: str | Path, *, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+    """Read and check every byte of a corpus.
+
+    Args:
+        root: the corpus.
+        progress: called with (patches checked, patches in all) now and then.
+
+    Returns:
+        A report; damage is listed in it and is not an error.
+
+    Raises:
+        CorpusNotFoundError, CorpusError, CorruptCorpusError: it cannot even be opened.
+
+    Example:
+        >>> import tempfile
+        >>> from deepsentinel.corpus.patch import PatchPixels, PatchRecord
+        >>> from deepsentinel.corpus.write import CorpusWriter
+        >>> info = CorpusInfo(
+        ...     name="tiny", sensors=("s1",), bands={"s1": ("VV",)}, patch_size=16, resolution_m=10
+        ... )
+        >>> root = Path(tempfile.mkdtemp())
+        >>> with CorpusWriter(root, info) as writer:
+        ...     writer.add(PatchRecord(id="a"), PatchPixels(s1=np.zeros((1, 16, 16), np.int16)))
+        >>> print(verify(root))
+        1 patches, 1 chunks checked: all sound
+    """
+    check = _Check(Corpus(root), open_store(root))
+    bad = [*check.facts(), *check.metadata(), *check.index(), *check.shards(progress)]
+    return VerifyReport(patches=len(check.rows), chunks=check.chunks, bad=tuple(bad))
+
+
+class _Check:
+    """One pass over a corpus."""
+
+    def __init__(self, corpus: Corpus, store: Store) -> None:
+        self.corpus = corpus
+        self.store = store
+        self.info: CorpusInfo = corpus.info
+        self.arrays = corpus_arrays(corpus.info)
+        names = [n for n in corpus.index.column_names if n.endswith(("_offset", "_size", "_gaps"))]
+        self.columns = {n: _filled(corpus.index[n]) for n in names if n != "boa_offset"}
+        self.rows = _filled(corpus.index["row"])
+        self.ids: list[str] = corpus.index["id"].to_pylist()
+        self.chunks = 0
+
+    def facts(self) -> Iterator[Damage]:
+        """Counts in `corpus.json` against the index; an unfinished corpus may lag behind."""
+        stated = load_info(self.store)
+        if self.corpus.unfinished:
+            return
+        if (stated.count, dict(stated.splits)) != (self.info.count, dict(self.info.splits)):
+            yield Damage(
+                "",
+                INFO_PATH,
+                f"states {stated.count} patches {dict(stated.splits)}, the index has "
+                f"{self.info.count} {dict(self.info.splits)}",
+            )
+
+    def metadata(self) -> Iterator[Damage]:
+        """Every `zarr.json` against what the facts of the corpus ask for."""
+        stored = replace(self.info, count=0, splits={})
+        length = int(self.rows.max()) + 1 if len(self.rows) else 0
+        wanted: dict[str, dict[str, Any]] = {
+            f"{name}/zarr.json": value for name, value in all_metadata(stored, length).items()
+        }
+        wanted["zarr.json"] = group_metadata(stored, length)
+        for path, value in wanted.items():
+            yield from self._compare_metadata(f"{DATA_PATH}/{path}", value)
+
+    def _compare_metadata(self, path: str, wanted: dict[str, Any]) -> Iterator[Damage]:
+        try:
+            found = json.loads(self.store.read(path))
+        except (StoreError, ValueError) as error:
+            yield Damage("", path, f"cannot be read: {error}")
+            return
+        if found != json.loads(json.dumps(wanted)) and not self.corpus.unfinished:
+            keys = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+            yield Damage("", path, f"differs from what {INFO_PATH} and the index ask for: {keys}")
+
+    def index(self) -> Iterator[Damage]:
+        """Ids and rows are unique, and the shard follows from the row."""
+        for patch, count in Counter(self.ids).items():
+            if count > 1:
+                yield Damage(patch, INDEX_PATH, f"the id occurs {count} times")
+        rows, counts = np.unique(self.rows, return_counts=True)
+        for row in rows[counts > 1].tolist():
+            yield Damage("", INDEX_PATH, f"row {row} is taken more than once")
+        shards = _filled(self.corpus.index["shard"])
+        for place in np.flatnonzero(shards != self.rows // PATCHES_PER_SHARD).tolist():
+            yield Damage(self.ids[place], INDEX_PATH, f"shard {shards[place]} does not fit its row")
+
+    def shards(self, progress: Callable[[int, int], None] | None) -> Iterator[Damage]:
+        """Every shard of every array, patch by patch."""
+        numbers = self.rows // PATCHES_PER_SHARD
+        checked = 0
+        for shard in np.unique(numbers).tolist():
+            places = np.flatnonzero(numbers == shard)
+            for spec in self.arrays.values():
+                yield from self._shard(spec, shard, places)
+            checked += len(places)
+            if progress is not None:
+                progress(checked, len(self.rows))
+
+    def _shard(self, spec: ArraySpec, shard: int, places: NDArray[np.int64]) -> Iterator[Damage]:
+        path = f"{DATA_PATH}/{spec.shard_path(shard)}"
+        held = [p for p in places.tolist() if self.columns[f"{spec.name}_offset"][p] >= 0]
+        if not held and not self.store.exists(path):
+            return
+        table = None
+        try:
+            length = self.store.size(path)
+            tail = min(length, table_bytes(spec))
+            table = load_table(spec, self.store.read_range(path, length - tail, tail))
+        except (StoreError, ChunkError) as error:
+            yield Damage("", path, str(error))
+        else:
+            yield from self._unused(spec, path, table, held, length)
+        for place in held:
+            for reason in self._patch(spec, path, table, place):
+                yield Damage(self.ids[place], path, reason)
+
+    def _unused(
+        self, spec: ArraySpec, path: str, table: NDArray[np.uint64], held: list[int], length: int
+    ) -> Iterator[Damage]:
+        slots = [int(self.rows[place]) % PATCHES_PER_SHARD for place in held]
+        others = np.delete(table, slots, axis=0)
+        if (others != np.uint64(MISSING)).any():
+            yield Damage("", path, "holds patches that the index does not list")
+        used = sum(int(self.columns[f"{spec.name}_size"][place]) for place in held)
+        if used + table_bytes(spec) != length:
+            yield Damage("", path, f"has {length} bytes, should have {used + table_bytes(spec)}")
+
+    def _patch(
+        self, spec: ArraySpec, path: str, table: NDArray[np.uint64] | None, place: int
+    ) -> Iterator[str]:
+        start = int(self.columns[f"{spec.name}_offset"][place])
+        try:
+            data = self.store.read_range(path, start, int(self.columns[f"{spec.name}_size"][place]))
+            frames = split_patch(spec, data)
+        except (StoreError, ChunkError) as error:
+            yield str(error)
+            return
+        if table is not None:
+            spans = [(start + at, size + CRC_BYTES) for at, size in frames]
+            if table[int(self.rows[place]) % PATCHES_PER_SHARD].tolist() != [
+                list(s) for s in spans
+            ]:
+                yield "the shard's index and the corpus's index name different places"
+        yield from self._planes(spec, data, frames, place)
+
+    def _planes(
+        self, spec: ArraySpec, data: bytes, frames: list[tuple[int, int]], place: int
+    ) -> Iterator[str]:
+        plane = np.empty((spec.size, spec.size), spec.dtype)
+        for position, (start, size) in enumerate(frames):
+            name = f"band {spec.channels[position]}: " if spec.channels else ""
+            self.chunks += 1
+            try:
+                decode_frame(data, start, size, plane, checksum=True)
+            except ChunkError as error:
+                yield f"{name}{error}"
+                continue
+            for sensor in SENSORS:
+                if spec.name == sensor:
+                    gap = bool(int(self.columns[f"{sensor}_gaps"][place]) >> position & 1)
+                    if gap != bool((plane == NOT_OBSERVED[sensor]).any()):
+                        yield f"{name}the index is wrong about pixels that were not observed"
+
+
+def _filled(column: Any) -> NDArray[np.int64]:
+    return np.asarray(pc.fill_null(column, -1).to_numpy(), dtype=np.int64)
