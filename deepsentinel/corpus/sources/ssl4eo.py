@@ -1,0 +1,203 @@
+"""SSL4EO-S12 v1 as published: one folder a place, with `s1`, `s2a` and `s2c` folders a date.
+
+S1 and S2 were cut from different pixel grids of EPSG:4326, some 4 by 2 px apart: S1 is reprojected
+onto the 10 m grid of S2 here, as linear power. The 20 m and 60 m bands have grids of their own too.
+Dates are paired by the smallest gap, each S1 date once; the gap is what the two dates in the index
+say. `metadata.json` is what Earth Engine knew of the product.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepsentinel.bands import S1_BANDS, S2_BANDS, S2_L1C_BANDS
+from deepsentinel.corpus.offset import offset_of_baseline, offset_of_product
+from deepsentinel.corpus.patch import OffsetSource, PatchRecord
+from deepsentinel.corpus.resample import reproject
+from deepsentinel.corpus.sources.base import (
+    Grid,
+    Layer,
+    Scene,
+    ScenePixels,
+    Skipped,
+    SourceFacts,
+    SourceOptions,
+)
+from deepsentinel.corpus.sources.files import (
+    read_band,
+    read_header,
+    read_json,
+    read_raster,
+    subfolders,
+    time_in_name,
+    unobserved_db,
+)
+from deepsentinel.errors import SourceError
+
+_OPTICAL: Final = {"L2A": ("s2a", S2_BANDS), "L1C": ("s2c", S2_L1C_BANDS)}
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Ssl4eo:
+    """A folder of places, or one place."""
+
+    KIND: ClassVar[str] = "ssl4eo"
+    LOOKS_FOR: ClassVar[str] = (
+        "places with folders s1 and s2a (or s2c) of dated folders with B2.tif, VV.tif"
+    )
+
+    def __init__(self, path: Path, options: SourceOptions) -> None:
+        self._path = path
+        self._level = options.s2_level
+        self._method = options.resampling
+        self._folder, self._bands = _OPTICAL[options.s2_level]
+        self._skipped: list[Skipped] = []
+
+    @staticmethod
+    def detect(path: Path) -> bool:
+        """Whether there is a place with S2 dates."""
+        return bool(_places(path))
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Dates whose files or metadata cannot be read."""
+        return tuple(self._skipped)
+
+    @cached_property
+    def facts(self) -> SourceFacts:
+        """S1 and the S2 level asked for."""
+        return SourceFacts(
+            title=f"SSL4EO-S12 v1, S1 GRD and S2 {self._level}",
+            licence="CC-BY-4.0",
+            citation="Wang et al., SSL4EO-S12, IEEE GRSM 2023, doi:10.1109/MGRS.2023.3281651",
+            bands={"s1": S1_BANDS, "s2": self._bands},
+        )
+
+    def scenes(self) -> list[Scene]:
+        """One scene an S2 date, by place and date, with its S1 date if there is one left."""
+        self._skipped = []
+        found: list[Scene] = []
+        for place in _places(self._path):
+            optical = subfolders(place / self._folder)
+            for date, radar in _pair(optical, subfolders(place / "s1")).items():
+                try:
+                    found.append(self._scene(place, date, radar))
+                except SourceError as error:
+                    self._skipped.append(Skipped(name=_name(place, date), reason=str(error)))
+        return found
+
+    def load(self, scene: Scene) -> ScenePixels:
+        """Pixels of one pair of dates."""
+        folder: Path = scene.files["s2"]
+        s2 = {b: Layer(*read_band(folder / f"{_file_name(b)}.tif")) for b in self._bands}
+        s1 = None
+        if "s1" in scene.files:
+            radar: Path = scene.files["s1"]
+            s1 = np.stack([self._db(radar / f"{b}.tif", scene.grid) for b in S1_BANDS])
+        return ScenePixels(s1=s1, s2=s2)
+
+    def _db(self, path: Path, grid: Grid) -> NDArray[Any]:
+        """One radar band on the optical grid, averaged as linear power."""
+        raster = read_raster(path)
+        own = raster.grid
+        if own.transform is None or own.crs is None or grid.transform is None or grid.crs is None:
+            raise SourceError(f"{path} or its S2 date has no position: they cannot be aligned.")
+        power = 10 ** (unobserved_db(raster.values[0], nodata=raster.nodata) / 10)
+        aligned = reproject(
+            power,
+            own.transform,
+            grid.transform,
+            grid.shape,
+            source_crs=own.crs,
+            target_crs=grid.crs,
+            method=self._method,
+        )
+        return 10 * np.log10(np.where(aligned > 0, aligned, np.nan))
+
+    def _scene(self, place: Path, date: Path, radar: Path | None) -> Scene:
+        grid, _ = read_header(date / f"{_file_name('B02')}.tif")
+        record = _optical_facts(PatchRecord(id=_name(place, date), level_s2=self._level), date)
+        files = {"s2": date}
+        if radar is not None:
+            record, files["s1"] = _radar_facts(record, radar), radar
+        return Scene(record=record, grid=grid, files=files)
+
+
+def _places(path: Path) -> list[Path]:
+    candidates = [path, *subfolders(path)]
+    return [p for p in candidates if any(_dated(p / name) for name, _ in _OPTICAL.values())]
+
+
+def _dated(folder: Path) -> bool:
+    return any((p / f"{_file_name('B02')}.tif").is_file() for p in subfolders(folder))
+
+
+def _name(place: Path, date: Path) -> str:
+    return f"{place.name}_{date.name}"
+
+
+def _file_name(band: str) -> str:
+    """SSL4EO calls B02 `B2`."""
+    return f"B{band[1:].lstrip('0')}"
+
+
+def _pair(optical: Sequence[Path], radar: Sequence[Path]) -> dict[Path, Path | None]:
+    """The S1 folder of each S2 folder: smallest gaps first, each S1 folder once."""
+    gaps = sorted(
+        (abs(s2_time - s1_time), i, j)
+        for i, s2 in enumerate(optical)
+        for j, s1 in enumerate(radar)
+        if (s2_time := time_in_name(s2.name)) and (s1_time := time_in_name(s1.name))
+    )
+    pairs: dict[Path, Path | None] = dict.fromkeys(optical)
+    used: set[Path] = set()
+    for _, i, j in gaps:
+        if pairs[optical[i]] is None and radar[j] not in used:
+            pairs[optical[i]] = radar[j]
+            used.add(radar[j])
+    return pairs
+
+
+def _optical_facts(record: PatchRecord, date: Path) -> PatchRecord:
+    path = date / "metadata.json"
+    facts = read_json(path) if path.is_file() else {}
+    product = facts.get("PRODUCT_ID")
+    named = None if product is None else offset_of_product(product)
+    baseline = facts.get("PROCESSING_BASELINE")
+    offset = named
+    if offset is None and baseline is not None:
+        offset = offset_of_baseline(round(float(baseline) * 100))
+    known: OffsetSource = "product-name" if named is not None else "metadata"
+    return replace(
+        record,
+        date_s2=_time(facts) or time_in_name(date.name),
+        product_s2=product,
+        cloud_percent=facts.get("CLOUDY_PIXEL_PERCENTAGE"),
+        boa_offset=offset,
+        boa_offset_source=None if offset is None else known,
+    )
+
+
+def _radar_facts(record: PatchRecord, folder: Path) -> PatchRecord:
+    path = folder / "metadata.json"
+    facts = read_json(path) if path.is_file() else {}
+    orbit = facts.get("orbitProperties_pass")
+    return replace(
+        record,
+        date_s1=_time(facts) or time_in_name(folder.name),
+        orbit_s1=None if orbit is None else str(orbit).lower(),
+        product_s1=facts.get("system:index", folder.name),
+        level_s1="GRD",
+    )
+
+
+def _time(facts: dict[str, Any]) -> datetime | None:
+    """Earth Engine's acquisition time, milliseconds since 1970."""
+    start = facts.get("system:time_start")
+    return None if start is None else _EPOCH + timedelta(milliseconds=int(start))
