@@ -126,6 +126,18 @@ def test_a_geographic_patch_has_widths_in_metres():
     np.testing.assert_array_equal(painted, slow_mask([(disc, 1)], (21, 21)) == 1)
 
 
+def test_oblong_pixels_widen_by_their_longer_side():
+    """Square degrees at 60 N are 5 m by 10 m: a 10 m railway becomes 14.2 m, not 7.1 or 10."""
+    step = 10 / 111_320
+    grid = (step, 0.0, 10.0, 0.0, -step, 60.0)
+    track = {
+        "type": "LineString",
+        "coordinates": [[10 - step, 60 - step * 10.05], [10.1, 60 - step * 10.05]],
+    }
+    mask = osm_mask([feature(track, railway="rail")], grid, (20, 30), crs="EPSG:4326")
+    assert np.unique(np.nonzero(mask >= 0)[0]).tolist() == [9, 10]
+
+
 def test_multi_geometries_and_collections_are_drawn_whole():
     squares = [shapely.box(x, 20, x + 30, 50) for x in (10, 100, 190)]
     collection = {

@@ -10,6 +10,16 @@ import pytest
 from deepsentinel.errors import UnknownNameError
 from deepsentinel.labels import bigearthnet_43_to_19, scheme
 
+CLC_RGB = """
+230-000-077 255-000-000 204-077-242 204-000-000 230-204-204 230-204-230 166-000-204 166-077-000
+255-077-255 255-166-255 255-230-255 255-255-168 255-255-000 230-230-000 230-128-000 242-166-077
+230-166-000 230-230-077 255-230-166 255-230-077 230-204-077 242-204-166 128-255-000 000-166-000
+077-255-000 204-242-077 166-255-128 166-230-077 166-242-000 230-230-230 204-204-204 204-255-204
+000-000-000 166-230-204 166-166-255 077-077-255 204-204-255 230-230-255 166-166-230 000-204-242
+128-242-230 000-255-166 166-255-230 230-242-255
+"""
+"""RGB column of clc_legend.csv, grid codes 1 to 44."""
+
 
 def torchgeo_literal(module: str, name: str):
     """A literal of a torchgeo dataset module, read from its source: importing it costs seconds."""
@@ -46,22 +56,31 @@ class TestCorine:
         codes = [48, 999, 990, 995, 49, 50, 255, -128, 0, 45, 46, 47]
         assert (scheme("corine").encode(codes) == -1).all()
 
+    def test_colours_of_the_legend(self):
+        rgb = [[int(v) for v in triple.split("-")] for triple in CLC_RGB.split()]
+        np.testing.assert_array_equal(scheme("corine").palette, rgb)
+
     @pytest.mark.parametrize(
-        ("code", "name", "rgb"),
+        ("grid_code", "code", "name"),
         [
-            (111, "Continuous urban fabric", (230, 0, 77)),
-            (211, "Non-irrigated arable land", (255, 255, 168)),
-            (312, "Coniferous forest", (0, 166, 0)),
-            (334, "Burnt areas", (0, 0, 0)),
-            (423, "Intertidal flats", (166, 166, 230)),
-            (523, "Sea and ocean", (230, 242, 255)),
+            (1, 111, "Continuous urban fabric"),
+            (12, 211, "Non-irrigated arable land"),
+            (24, 312, "Coniferous forest"),
+            (33, 334, "Burnt areas"),
+            (39, 423, "Intertidal flats"),
+            (44, 523, "Sea and ocean"),
         ],
     )
-    def test_names_and_colours_of_the_legend(self, code, name, rgb):
+    def test_names_of_the_legend(self, grid_code, code, name):
         corine = scheme("corine")
-        found = corine.classes[int(corine.encode(code))]
-        assert found.name == name
-        assert tuple(corine.palette[found.id]) == rgb
+        assert [corine.names[i] for i in corine.encode([code, grid_code])] == [name, name]
+
+    def test_coarse_classes_have_the_colour_of_their_first_member(self):
+        fine = scheme("corine")
+        for name in ("corine-1", "corine-2"):
+            table = fine.coarsen(name)[:-1]
+            first = [int(np.argmax(table == i)) for i in range(len(scheme(name)))]
+            assert scheme(name).colours == tuple(fine.colours[i] for i in first)
 
 
 class TestBigEarthNet:
