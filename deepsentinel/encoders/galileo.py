@@ -210,7 +210,8 @@ class GalileoEncoder(PublishedEncoder):
             tile_count = tile_count + (tile_count > 0)
             total = total + location[:, None, None]
             count = count + (count > 0)
-        embedding = tile_total.view(B, each, -1).sum(1) / tile_count.view(B, each, 1).sum(1)
+        tokens_seen = tile_count.view(B, each, 1).sum(1).clamp_min(1)
+        embedding = tile_total.view(B, each, -1).sum(1) / tokens_seen
         around = embedding.repeat_interleave(each, dim=0)[:, None, None]
         cells = torch.where(count > 0, total / count.clamp_min(1), around).permute(0, 3, 1, 2)
         if self.window is not None:

@@ -114,7 +114,7 @@ class PublishedEncoder(nn.Module, ABC):
         first = next(iter(given.values()))
         months = month_index(month, len(first), first.device)
         where = None if lonlat is None else unit_sphere(lonlat.to(first.device), len(first))
-        values = {s: place(x, names[s], self.BANDS[s]) for s, x in given.items()}
+        values = {s: _finite(place(x, names[s], self.BANDS[s])) for s, x in given.items()}
         nothing = _nothing(values)
         embedding, dense = self._features(values, months, where)
         self._judge(nothing, _known(empty or self.empty, get_args(Empty), "empty"))
@@ -257,6 +257,10 @@ def fuse_qkv(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _listed(what: str, names: Iterable[str]) -> str:
     ordered = sorted(names)
     return f" {what}: {', '.join(ordered)}." if ordered else ""
+
+
+def _finite(values: Tensor) -> Tensor:
+    return values.masked_fill(~values.isfinite(), float("nan"))
 
 
 def _nothing(values: Values) -> Tensor:

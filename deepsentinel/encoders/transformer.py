@@ -88,7 +88,7 @@ def attendable(observed: Tensor) -> Tensor | None:
 
 
 def masked_mean(values: Tensor, observed: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """Mean over the observed entries along `dim`; NaN where there is none.
+    """Mean over the observed entries along `dim`; 0 where there is none.
 
     Args:
         values: any shape.
@@ -102,7 +102,7 @@ def masked_mean(values: Tensor, observed: Tensor, dim: int | tuple[int, ...]) ->
     """
     seen = observed.expand_as(values)
     total = torch.where(seen, values, torch.zeros_like(values)).sum(dim)
-    return total / seen.sum(dim).to(values.dtype)
+    return total / seen.sum(dim).clamp_min(1).to(values.dtype)
 
 
 def month_index(month: int | Tensor | None, count: int, device: torch.device) -> Tensor:
