@@ -1,0 +1,212 @@
+"""Scores of a model on labelled batches, from torchmetrics, under the names that reports use."""
+
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor
+
+from deepsentinel.errors import TrainingError
+from deepsentinel.features import Prediction
+from deepsentinel.heads.model import Model
+from deepsentinel.sample import IGNORE_INDEX, Batch
+
+TITLES: Final[dict[str, str]] = {
+    "miou": "mean IoU over the classes that occur in target or prediction",
+    "pixel_accuracy": "share of labelled pixels with the right class",
+    "accuracy": "share of labelled patches with the right class",
+    "macro_f1": "mean F1 over the classes that occur in target or prediction",
+    "macro_map": "mean average precision over the classes that occur in the target",
+    "micro_map": "average precision over all pairs of patch and class",
+}
+
+
+class Scores(Protocol):
+    """Collects predictions of batches and scores them all at once."""
+
+    headline: str
+    """Name of the score that decides; higher is better."""
+
+    def update(self, prediction: Prediction, batch: Batch) -> None:
+        """Add a batch."""
+
+    def compute(self) -> dict[str, float]:
+        """Scores by name."""
+
+    def per_class(self) -> dict[str, float | None]:
+        """The headline score of each class by name; `None` where the class does not occur."""
+
+
+def scores_for(model: Model[Any]) -> Scores:
+    """The scores that a model is judged by: IoU, accuracy or mean average precision.
+
+    Example:
+        ::
+
+            scores = scores_for(model)
+            scores.update(model.predict(batch), batch)
+            scores.compute()["miou"]
+    """
+    if model.task == "segmentation":
+        return SegmentationScores(model.class_names)
+    if getattr(model, "multilabel", False):
+        return MultilabelScores(model.class_names)
+    return ClassificationScores(model.class_names)
+
+
+class Confusion:
+    """Counts of target class (rows) by predicted class (columns).
+
+    Example:
+        >>> counts = Confusion(("a", "b"))
+        >>> counts.add(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, -1]))
+        >>> counts.matrix().tolist(), round(counts.iou().mean().item(), 3)
+        ([[1, 1], [0, 1]], 0.5)
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        from torchmetrics.classification import MulticlassConfusionMatrix
+
+        self.names = names
+        self._metric = MulticlassConfusionMatrix(
+            len(names), ignore_index=IGNORE_INDEX, validate_args=False
+        )
+
+    def add(self, classes: Tensor, target: Tensor) -> None:
+        """Count int64 classes against targets of one shape; targets of -1 count nothing."""
+        self._metric.update(classes.cpu(), target.long().cpu())
+
+    def matrix(self) -> Tensor:
+        """int64 (K, K).
+
+        Raises:
+            TrainingError: nothing labelled was added.
+        """
+        matrix: Tensor = self._metric.compute()
+        if not bool(matrix.any()):
+            raise TrainingError(_NOTHING_LABELLED)
+        return matrix
+
+    def accuracy(self) -> float:
+        """Share on the diagonal."""
+        matrix = self.matrix().double()
+        return float(matrix.trace() / matrix.sum())
+
+    def iou(self) -> Tensor:
+        """(K,) intersection over union; NaN for a class that occurs nowhere."""
+        matrix = self.matrix().double()
+        both = matrix.diagonal()
+        return both / (matrix.sum(0) + matrix.sum(1) - both)
+
+    def f1(self) -> Tensor:
+        """(K,) harmonic mean of precision and recall; NaN for a class that occurs nowhere."""
+        matrix = self.matrix().double()
+        return 2 * matrix.diagonal() / (matrix.sum(0) + matrix.sum(1))
+
+
+class SegmentationScores:
+    """`miou` and `pixel_accuracy`."""
+
+    headline = "miou"
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.confusion = Confusion(names)
+
+    def update(self, prediction: Any, batch: Batch) -> None:
+        """Add a batch with its `mask`."""
+        self.confusion.add(prediction.classes, batch["mask"])
+
+    def compute(self) -> dict[str, float]:
+        """Scores by name."""
+        iou = self.confusion.iou()
+        return {"miou": float(iou.nanmean()), "pixel_accuracy": self.confusion.accuracy()}
+
+    def per_class(self) -> dict[str, float | None]:
+        """IoU of each class."""
+        return _named(self.confusion.names, self.confusion.iou())
+
+
+class ClassificationScores:
+    """`accuracy` and `macro_f1`."""
+
+    headline = "accuracy"
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.confusion = Confusion(names)
+
+    def update(self, prediction: Any, batch: Batch) -> None:
+        """Add a batch with its `label`."""
+        self.confusion.add(prediction.classes, batch["label"])
+
+    def compute(self) -> dict[str, float]:
+        """Scores by name."""
+        f1 = self.confusion.f1()
+        return {"accuracy": self.confusion.accuracy(), "macro_f1": float(f1.nanmean())}
+
+    def per_class(self) -> dict[str, float | None]:
+        """F1 of each class."""
+        return _named(self.confusion.names, self.confusion.f1())
+
+
+class MultilabelScores:
+    """`macro_map` and `micro_map`."""
+
+    headline = "macro_map"
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self._probabilities: list[Tensor] = []
+        self._targets: list[Tensor] = []
+
+    def update(self, prediction: Any, batch: Batch) -> None:
+        """Add a batch with its multi-hot `label`."""
+        self._probabilities.append(prediction.probabilities.float().cpu())
+        self._targets.append(batch["label"].long().cpu())
+
+    def compute(self) -> dict[str, float]:
+        """Scores by name."""
+        macro = float(self._average_precision().nanmean())
+        target = torch.cat(self._targets)
+        known = target != IGNORE_INDEX
+        return {
+            "macro_map": macro,
+            "micro_map": average_precision(torch.cat(self._probabilities)[known], target[known]),
+        }
+
+    def per_class(self) -> dict[str, float | None]:
+        """Average precision of each class."""
+        return _named(self.names, self._average_precision())
+
+    def _average_precision(self) -> Tensor:
+        target = torch.cat(self._targets) if self._targets else torch.zeros(0, len(self.names))
+        if not bool((target == 1).any()):
+            raise TrainingError(_NOTHING_LABELLED)
+        scores, values = torch.cat(self._probabilities), []
+        for k in range(len(self.names)):
+            known = target[:, k] != IGNORE_INDEX
+            values.append(average_precision(scores[known, k], target[known, k]))
+        return torch.tensor(values, dtype=torch.float64)
+
+
+def average_precision(scores: Tensor, target: Tensor) -> float:
+    """Average precision of scores (N,) against 0 and 1; NaN where nothing is 1.
+
+    Example:
+        >>> average_precision(torch.tensor([0.9, 0.8, 0.1]), torch.tensor([1, 0, 1]))
+        0.833...
+    """
+    from torchmetrics.functional.classification import binary_average_precision
+
+    if not bool((target == 1).any()):
+        return float("nan")
+    return float(binary_average_precision(scores, target, validate_args=False))
+
+
+_NOTHING_LABELLED = (
+    "nothing is labelled in the data to be scored: every target is -1, or no patch has a class. "
+    "Look at the split with `deepsentinel stats`, or take other labels=...."
+)
+
+
+def _named(names: tuple[str, ...], values: Tensor) -> dict[str, float | None]:
+    floats = values.tolist()
+    return {n: None if v != v else v for n, v in zip(names, floats, strict=True)}  # noqa: PLR0124
