@@ -16,7 +16,8 @@ from rasterio.warp import transform as transform_points
 from deepsentinel.bands import Sensor
 from deepsentinel.corpus.format import LabelSpec
 from deepsentinel.corpus.patch import PatchRecord
-from deepsentinel.corpus.resample import Method
+from deepsentinel.corpus.resample import Method, reproject
+from deepsentinel.errors import SourceError
 
 S2Level = Literal["L1C", "L2A"]
 
@@ -159,6 +160,25 @@ class Source(Protocol):
         Raises:
             SourceError: a file is missing, broken or not what it should be.
         """
+
+
+def onto(values: NDArray[Any], own: Grid, target: Grid, *, method: Method) -> NDArray[Any]:
+    """Values (h, w) of one grid on another, NaN = not observed; both have a position.
+
+    Raises:
+        SourceError: one has none.
+    """
+    if own.transform is None or own.crs is None or target.transform is None or target.crs is None:
+        raise SourceError("a grid without position cannot be brought onto another.")
+    return reproject(
+        values,
+        own.transform,
+        target.transform,
+        target.shape,
+        source_crs=own.crs,
+        target_crs=target.crs,
+        method=method,
+    )
 
 
 def _point(transform: Affine, *, row: float, column: float) -> tuple[float, float]:

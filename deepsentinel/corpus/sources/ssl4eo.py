@@ -1,7 +1,11 @@
 """SSL4EO-S12 v1 as published: one folder a place, with `s1`, `s2a` and `s2c` folders a date.
 
-S1 and S2 were cut from different pixel grids of EPSG:4326, some 4 by 2 px apart: S1 is reprojected
-onto the 10 m grid of S2 here, as linear power. The 20 m and 60 m bands have grids of their own too.
+The positions that its files state are wrong by up to four pixels and differ between S1, the 60 m
+bands and the rest; `ssl4eo_grid` recovers where the pixels really lie, in the UTM grid of the
+product. The 20 m and 60 m bands and S1 are brought onto the true 10 m grid of S2, S1 as linear
+power. What remains is the geolocation error of terrain in S1 GRD, about a pixel, with the opposite
+sign in ascending and descending passes.
+
 Dates are paired by the smallest gap, each S1 date once; the gap is what the two dates in the index
 say. `metadata.json` is what Earth Engine knew of the product.
 """
@@ -19,7 +23,6 @@ from numpy.typing import NDArray
 from deepsentinel.bands import S1_BANDS, S2_BANDS, S2_L1C_BANDS
 from deepsentinel.corpus.offset import offset_of_baseline, offset_of_product
 from deepsentinel.corpus.patch import OffsetSource, PatchRecord
-from deepsentinel.corpus.resample import reproject
 from deepsentinel.corpus.sources.base import (
     Grid,
     Layer,
@@ -28,6 +31,7 @@ from deepsentinel.corpus.sources.base import (
     Skipped,
     SourceFacts,
     SourceOptions,
+    onto,
 )
 from deepsentinel.corpus.sources.files import (
     read_band,
@@ -37,6 +41,12 @@ from deepsentinel.corpus.sources.files import (
     subfolders,
     time_in_name,
     unobserved_db,
+)
+from deepsentinel.corpus.sources.ssl4eo_grid import (
+    ProductBand,
+    Region,
+    recover_region,
+    true_grid,
 )
 from deepsentinel.errors import SourceError
 
@@ -94,39 +104,50 @@ class Ssl4eo:
 
     def load(self, scene: Scene) -> ScenePixels:
         """Pixels of one pair of dates."""
-        folder: Path = scene.files["s2"]
-        s2 = {b: Layer(*read_band(folder / f"{_file_name(b)}.tif")) for b in self._bands}
+        folder, region = scene.files["s2"], scene.files["region"]
+        facts = read_json(folder / "metadata.json")
+        s2: dict[str, Layer] = {}
+        for band in self._bands:
+            dn, _ = read_band(folder / f"{_file_name(band)}.tif")
+            own = true_grid(region, ProductBand.of(facts, _file_name(band)), len(dn))
+            s2[band] = Layer(dn, own.transform)
         s1 = None
         if "s1" in scene.files:
-            radar: Path = scene.files["s1"]
-            s1 = np.stack([self._db(radar / f"{b}.tif", scene.grid) for b in S1_BANDS])
+            s1 = np.stack([self._db(scene.files["s1"], b, region, scene.grid) for b in S1_BANDS])
         return ScenePixels(s1=s1, s2=s2)
 
-    def _db(self, path: Path, grid: Grid) -> NDArray[Any]:
+    def _db(self, folder: Path, band: str, region: Region, grid: Grid) -> NDArray[Any]:
         """One radar band on the optical grid, averaged as linear power."""
-        raster = read_raster(path)
-        own = raster.grid
-        if own.transform is None or own.crs is None or grid.transform is None or grid.crs is None:
-            raise SourceError(f"{path} or its S2 date has no position: they cannot be aligned.")
+        raster = read_raster(folder / f"{band}.tif")
+        facts = read_json(folder / "metadata.json")
+        own = true_grid(region, ProductBand.of(facts, band), raster.values.shape[-1])
         power = 10 ** (unobserved_db(raster.values[0], nodata=raster.nodata) / 10)
-        aligned = reproject(
-            power,
-            own.transform,
-            grid.transform,
-            grid.shape,
-            source_crs=own.crs,
-            target_crs=grid.crs,
-            method=self._method,
-        )
+        aligned = onto(power, own, grid, method=self._method)
         return 10 * np.log10(np.where(aligned > 0, aligned, np.nan))
 
     def _scene(self, place: Path, date: Path, radar: Path | None) -> Scene:
-        grid, _ = read_header(date / f"{_file_name('B02')}.tif")
+        region = _region(date, _file_name(self._bands[0]), None)
+        stated, _ = read_header(date / f"{_file_name('B02')}.tif")
+        band = ProductBand.of(read_json(date / "metadata.json"), _file_name("B02"))
         record = _optical_facts(PatchRecord(id=_name(place, date), level_s2=self._level), date)
-        files = {"s2": date}
+        files: dict[str, Any] = {"s2": date, "region": region}
         if radar is not None:
+            _region(radar, S1_BANDS[0], region)  # an error if S1 was not cut from the same region
             record, files["s1"] = _radar_facts(record, radar), radar
+        grid = true_grid(region, band, stated.shape[0])
         return Scene(record=record, grid=grid, files=files)
+
+
+def _region(folder: Path, band: str, known: Region | None) -> Region:
+    """The region that a date's files were cut from, by its first band."""
+    stated, _ = read_header(folder / f"{band}.tif")
+    if stated.transform is None:
+        raise SourceError(f"{folder / band}.tif states no position.")
+    product = ProductBand.of(read_json(folder / "metadata.json"), band)
+    try:
+        return recover_region(stated.transform, stated.shape[0], product, known)
+    except SourceError as error:
+        raise SourceError(f"{folder}: {error}") from error
 
 
 def _places(path: Path) -> list[Path]:
