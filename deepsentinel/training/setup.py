@@ -1,0 +1,84 @@
+"""From what a corpus says of its labels to the model that learns them."""
+
+from typing import Any, Final
+
+from deepsentinel.corpus.format import CorpusInfo, LabelKind, LabelSpec
+from deepsentinel.errors import LabelError, UnknownNameError, nearest
+from deepsentinel.features import Encoder
+from deepsentinel.heads.model import Model
+from deepsentinel.labels import Scheme
+
+TASKS: Final[dict[str, tuple[LabelKind, ...]]] = {
+    "segmentation": ("mask",),
+    "classification": ("label", "multilabel"),
+}
+"""Kinds of label that each task can be trained on."""
+
+
+def pick_label(info: CorpusInfo, task: str, name: str | None = None) -> LabelSpec:
+    """The label of a corpus that a task is trained on.
+
+    Args:
+        info: facts of the corpus.
+        task: `"segmentation"` or `"classification"`.
+        name: of the label; needed only where several would do.
+
+    Raises:
+        UnknownNameError: unknown task.
+        LabelError: no label, or several, that would do, or `name` is not one of them.
+
+    Example:
+        >>> from deepsentinel.datasets.synthetic import LANDCOVER
+        >>> info = CorpusInfo(name="a", sensors=("s1",), bands={"s1": ("VV",)}, patch_size=32,
+        ...     resolution_m=10, labels=(LabelSpec("landcover", "mask", LANDCOVER),))
+        >>> pick_label(info, "segmentation").name
+        'landcover'
+    """
+    if task not in TASKS:
+        raise UnknownNameError(f"unknown task {task!r}. {nearest(task, TASKS)}")
+    fitting = {spec.name: spec for spec in info.labels if spec.kind in TASKS[task]}
+    what = f"corpus {info.name!r} has these labels for {task}: {' '.join(fitting) or '(none)'}"
+    if name is not None:
+        if name not in fitting:
+            raise LabelError(f"label {name!r} was asked for; {what}.")
+        return fitting[name]
+    if len(fitting) != 1:
+        hint = "Name one." if fitting else "Choose another task or another corpus."
+        raise LabelError(f"{what}. {hint}")
+    return next(iter(fitting.values()))
+
+
+def model_for(encoder: Encoder, label: LabelSpec, *, decoder: str = "unet") -> Model[Any]:
+    """A model on an encoder with the classes, names and colours of a label.
+
+    Args:
+        encoder: any encoder.
+        label: as `pick_label` returns it.
+        decoder: of a `Segmenter`; a `Classifier` is linear.
+
+    Raises:
+        LabelError: the label has no classes.
+    """
+    from deepsentinel.heads.classification import Classifier
+    from deepsentinel.heads.segmentation import Segmenter
+
+    scheme = _scheme(label)
+    names, colours = scheme.names, scheme.colours
+    if label.kind == "mask":
+        return Segmenter(encoder, len(scheme), decoder, class_names=names, class_colours=colours)
+    return Classifier(
+        encoder,
+        len(scheme),
+        multilabel=label.kind == "multilabel",
+        class_names=names,
+        class_colours=colours,
+    )
+
+
+def _scheme(label: LabelSpec) -> Scheme:
+    if label.scheme is None:
+        raise LabelError(
+            f"label {label.name!r} has no class scheme; convert the corpus with one, so that "
+            "predictions have names."
+        )
+    return label.scheme
