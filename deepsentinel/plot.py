@@ -16,6 +16,8 @@ from deepsentinel.labels import Scheme
 RGB_BANDS: tuple[str, ...] = ("B04", "B03", "B02")
 UNOBSERVED: tuple[int, int, int] = (255, 255, 255)
 """Colour of pixels that were not observed, and of ignored ones in masks."""
+MIN_CONTRAST = 0.1
+"""Least range of reflectance that `rgb` stretches: below it, a dim and even patch stays so."""
 SAR_RANGES: tuple[tuple[float, float], ...] = ((-25.0, 0.0), (-32.0, -5.0), (0.0, 15.0))
 """Values in dB that become black and full colour: VV, VH, and VV - VH."""
 
@@ -58,7 +60,8 @@ def rgb(
     channels = np.asarray(reflectance, dtype=np.float32)[[names.index(b) for b in RGB_BANDS]]
     finite = channels[np.isfinite(channels)]
     low, high = np.percentile(finite, percentiles) if finite.size else (0.0, 1.0)
-    return _bytes(channels, [(float(low), float(high))] * 3)
+    limits = (float(low), max(float(high), float(low) + MIN_CONTRAST))
+    return _bytes(channels, [limits] * 3)
 
 
 def sar_composite(db: NDArray[Any], bands: Sequence[str] = ("VV", "VH")) -> RGBImage:
@@ -151,13 +154,54 @@ def patch_figure(
         if boxes is not None:
             _draw_boxes(axis, boxes, box_labels, scheme)
     if scheme is not None and classes:
-        handles = [
-            Patch(color=scheme.classes[i].colour, label=scheme.classes[i].name) for i in classes
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small")
+        _add_legend(figure, scheme, classes)
     if suptitle is not None:
         figure.suptitle(suptitle)
     return figure
+
+
+def sheet_figure(
+    rows: Sequence[Mapping[str, RGBImage]],
+    *,
+    scheme: Scheme,
+    classes: Sequence[int] = (),
+    suptitle: str | None = None,
+) -> Figure:
+    """Patches below one another, the same pictures of each side by side, with a legend of classes.
+
+    Args:
+        rows: for each patch (H, W, 3) uint8 by title, left to right.
+        scheme: names and colours of the legend.
+        classes: class ids in the legend.
+        suptitle: title of the whole.
+
+    Example:
+        >>> from deepsentinel.labels import scheme
+        >>> grey = np.full((8, 8, 3), 127, np.uint8)
+        >>> len(sheet_figure([{"a": grey, "b": grey}] * 3, scheme=scheme("worldcover")).axes)
+        6
+    """
+    if not rows:
+        raise SampleError("there is nothing to plot: no patch was given.")
+    titles = list(rows[0])
+    figure = Figure(figsize=(2.3 * len(titles), 2.3 * len(rows) + 0.9), layout="constrained")
+    grid = figure.subplots(len(rows), len(titles), squeeze=False)
+    for place, (row, axes) in enumerate(zip(rows, grid, strict=True)):
+        for title, axis in zip(titles, axes, strict=True):
+            axis.imshow(row[title], interpolation="nearest")
+            axis.set_axis_off()
+            if place == 0:
+                axis.set_title(title)
+    if classes:
+        _add_legend(figure, scheme, classes)
+    if suptitle is not None:
+        figure.suptitle(suptitle)
+    return figure
+
+
+def _add_legend(figure: Figure, scheme: Scheme, classes: Sequence[int]) -> None:
+    handles = [Patch(color=scheme.classes[i].colour, label=scheme.classes[i].name) for i in classes]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small")
 
 
 def _bytes(channels: NDArray[Any], limits: Sequence[tuple[float, float]]) -> RGBImage:

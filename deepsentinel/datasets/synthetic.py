@@ -257,9 +257,12 @@ def _cover_fraction(
 
 
 def _terrain(shape: tuple[int, int], generator: np.random.Generator) -> NDArray[np.float32]:
-    hills = fields.smooth_noise(shape, max(shape) / 8, generator)
+    """Elevation in metres; slopes of about one in eight, whatever the size of the scene."""
+    hills = fields.smooth_noise(shape, 24.0, generator)
     ridges = fields.smooth_noise(shape, 6.0, generator)
-    return (300 + 40 * hills + 4 * ridges).astype(np.float32)
+    relief = 12 * hills + ridges
+    steepness = np.std(np.gradient(relief, RESOLUTION_M))
+    return np.asarray(300 + relief * (0.125 / steepness), dtype=np.float32)
 
 
 def _slope(dem: NDArray[np.float32], azimuth: float) -> NDArray[np.float32]:
