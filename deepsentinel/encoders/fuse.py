@@ -75,7 +75,7 @@ class GatedFusion(nn.Module):
 
     def forward(self, maps: tuple[Tensor, Tensor], present: tuple[Tensor, Tensor]) -> Tensor:
         """The fused map (B, C, h, w) of two maps and their presence (B, 1, h, w)."""
-        seen = [*maps, *(p.to(maps[0].dtype) for p in present)]
+        seen = [*(m.contiguous() for m in maps), *(p.to(maps[0].dtype) for p in present)]
         gates = self.gate(torch.cat(seen, dim=1)).float().sigmoid().chunk(2, dim=1)
         return combine(maps, [g * p for g, p in zip(gates, present, strict=True)])
 

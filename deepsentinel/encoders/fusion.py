@@ -1,9 +1,11 @@
 """`FusionEncoder`: patches of either or both sensors to one embedding and a pyramid of maps."""
 
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +15,19 @@ from deepsentinel.bands import S1_BANDS, S2_BANDS, SENSORS, Sensor, resolve_band
 from deepsentinel.encoders import door
 from deepsentinel.encoders.backbones import Backbone
 from deepsentinel.encoders.card import Card
+from deepsentinel.encoders.config import read_config, write_config
 from deepsentinel.encoders.door import Check, Empty
 from deepsentinel.encoders.fuse import GatedFusion, Pool, combine, pooled, presence
+from deepsentinel.encoders.measure import macs_per_px
 from deepsentinel.encoders.stems import STATISTICS, Statistics, Stem, place
+from deepsentinel.encoders.weights import load_strictly, read_weights, write_weights
 from deepsentinel.errors import (
     BackboneError,
     SampleError,
     UnitsWarning,
     UnknownNameError,
     UnusedInputError,
+    WeightsError,
     nearest,
 )
 from deepsentinel.features import Features
@@ -258,6 +264,108 @@ class FusionEncoder(nn.Module):
         )
         return features
 
+    def exportable(self) -> "Exportable":
+        """A module of tensors only, for `torch.export`."""
+        return Exportable(self)
+
+    def save_pretrained(
+        self, folder: str | Path, *, card: Card | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Write `config.json` and `model.safetensors`.
+
+        Args:
+            folder: made if need be.
+            card: facts to store; those that the architecture tells, its measured cost and the
+                sha256 of the weights are filled in. The encoder's own card by default.
+            dtype: of the stored parameters; `torch.float16` halves the file. They are loaded as
+                float32. Statistics and other buffers stay as they are.
+
+        Raises:
+            WeightsError: a parameter is not finite in `dtype`.
+        """
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        if card is not None:
+            self.card = card
+        cost = macs_per_px(self, self.bands)
+        sha256 = write_weights(place, self, dtype)
+        self.card = replace(self._card, macs_per_px=cost, sha256=sha256)
+        write_config(place, self.config, self.card)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        sha256: str | None = None,
+        check: Check = "first",
+        empty: Empty = "error",
+    ) -> Self:
+        """The encoder that `save_pretrained` wrote, in eval mode and float32.
+
+        Args:
+            folder: with `config.json` and `model.safetensors`.
+            sha256: that the weights must have; what the card says by default.
+            check: as in the constructor.
+            empty: as in the constructor.
+
+        Raises:
+            EncoderNotFoundError: there is no such folder.
+            WeightsError: a file is absent or damaged, or weights and config disagree.
+        """
+        place = Path(folder)
+        arguments, card = read_config(place)
+        tensors = read_weights(place, sha256 or card.sha256)
+        encoder = cls.from_config(arguments, check=check, empty=empty, card=card)
+        load_strictly(encoder, tensors, origin=repr(str(place)))
+        return encoder.eval()
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        check: Check = "first",
+        empty: Empty = "error",
+        card: Card | None = None,
+    ) -> Self:
+        """A new encoder with random weights from another's `config`.
+
+        Args:
+            config: `encoder.config`, as stored in `config.json`.
+            seed: of the weights; the global random state is left as it was.
+            check: as in the constructor.
+            empty: as in the constructor.
+            card: as in the constructor.
+
+        Raises:
+            WeightsError: `config` holds something else than the constructor takes.
+        """
+        known = set(inspect.signature(cls).parameters) - {"check", "empty", "card", "pretrained"}
+        if set(config) != known:
+            raise WeightsError(
+                f"the config lacks {sorted(known - set(config))} and holds unexpected "
+                f"{sorted(set(config) - known)}. It must come from the same version's "
+                "save_pretrained: update deepsentinel, or save the encoder anew."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return cls(**config, check=check, empty=empty, card=card)
+
+    def reinitialised(self, seed: int) -> Self:
+        """The same architecture and statistics with random weights: the control of a score.
+
+        Example:
+            >>> encoder = FusionEncoder("resnet10t")
+            >>> twin = encoder.reinitialised(seed=1)
+            >>> twin.config == encoder.config
+            True
+        """
+        twin = self.from_config(self.config, seed=seed, check=self.check, empty=self.empty)
+        like = next(self.towers.parameters())
+        return twin.to(like.device, like.dtype).train(self.training)
+
     def _due(self, check: Check, given: Mapping[Sensor, Tensor]) -> bool:
         device = next(iter(given.values())).device
         first = device.type == "cpu" or device not in self._checked
@@ -369,6 +477,39 @@ class FusionEncoder(nn.Module):
         return {sensor: len(bands) for sensor, bands in self._bands.items()}
 
 
+class Exportable(nn.Module):
+    """An encoder as `torch.export` and other runtimes want it: tensors in, a tuple of tensors out.
+
+    Bands are those of the encoder in its own order, an absent sensor is all NaN, and a patch that
+    was observed nowhere gives NaN. The number of patches and their size can be dynamic: height and
+    width from one pixel above the backbone's divisor (33 px for most); smaller ones, and Swin
+    backbones, export with a fixed size.
+
+    Example:
+        >>> from torch.export import Dim, export
+        >>> encoder = FusionEncoder("mobilenetv4_conv_small_050").eval()
+        >>> example = (torch.full((2, 2, 64, 96), -12.0), torch.full((2, 12, 64, 96), 0.1))
+        >>> axes = {0: Dim("B"), 2: Dim("H", min=33), 3: Dim("W", min=33)}
+        >>> program = export(encoder.exportable(), example, dynamic_shapes=(axes, axes))
+        >>> absent = torch.full((1, 12, 47, 61), float("nan"))
+        >>> embedding, *maps = program.module()(torch.full((1, 2, 47, 61), -12.0), absent)
+        >>> embedding.shape, len(maps)
+        (torch.Size([1, 480]), 5)
+    """
+
+    def __init__(self, encoder: FusionEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, s1: Tensor | None, s2: Tensor | None) -> tuple[Tensor, ...]:
+        """Embedding (B, D), then the maps, fine to coarse."""
+        bands = self.encoder.bands
+        features = self.encoder(
+            s1, s2, s1_bands=bands.get("s1"), s2_bands=bands.get("s2"), check="never", empty="nan"
+        )
+        return (features.embedding, *features.maps)
+
+
 def _pair(values: Sequence[float]) -> tuple[float, float]:
     return (values[0], values[1])
 
@@ -420,11 +561,16 @@ def _padded(x: Tensor, divisor: int) -> Tensor:
 
 
 def _cropped(maps: Pyramid, strides: Sequence[int], size: tuple[int, int]) -> Pyramid:
-    height, width = size
-    return tuple(
-        m[:, :, : (height + s - 1) // s, : (width + s - 1) // s]
-        for m, s in zip(maps, strides, strict=True)
-    )
+    """The cells of each map that show the input, not its padding."""
+    rows, columns = ([(n + s - 1) // s for s in strides] for n in size)
+    if torch.compiler.is_compiling():  # a slice would put bounds on the symbolic size
+        return tuple(
+            m.index_select(2, torch.arange(h, device=m.device)).index_select(
+                3, torch.arange(w, device=m.device)
+            )
+            for m, h, w in zip(maps, rows, columns, strict=True)
+        )
+    return tuple(m[:, :, :h, :w] for m, h, w in zip(maps, rows, columns, strict=True))
 
 
 def _none(seen: Tensor) -> Tensor:
