@@ -12,24 +12,23 @@ Pool = Literal["mean", "mean_std"]
 _TINY = 1e-12  # below any share of a patch that one observed pixel can have
 
 
-def presence(observed: Tensor, strides: Sequence[int]) -> tuple[Tensor, ...]:
+def presence(seen: Tensor, strides: Sequence[int]) -> tuple[Tensor, ...]:
     """Share of observed pixels in every cell of maps with these strides.
 
     Args:
-        observed: (B, bands, H, W), 1 where a band was observed; a pixel counts if any band was.
+        seen: (B, 1, H, W), 1 where a pixel was observed in any band.
         strides: of the maps; H and W are multiples of each.
 
     Returns:
         (B, 1, H / s, W / s) for each stride, from 0 to 1.
 
     Example:
-        >>> seen = torch.zeros(1, 2, 4, 4)
-        >>> seen[:, 1, :2, :1] = 1
-        >>> presence(seen, (2, 4))[0][0, 0].tolist(), presence(seen, (4,))[0].item()
+        >>> seen = torch.zeros(1, 1, 4, 4)
+        >>> seen[:, :, :2, :1] = 1
+        >>> presence(seen, (2,))[0][0, 0].tolist(), presence(seen, (4,))[0].item()
         ([[0.5, 0.0], [0.0, 0.0]], 0.125)
     """
-    any_band = observed.amax(dim=1, keepdim=True)
-    by_stride = {s: F.avg_pool2d(any_band, s) for s in sorted(set(strides))}
+    by_stride = {s: F.avg_pool2d(seen, s) for s in sorted(set(strides))}
     return tuple(by_stride[s] for s in strides)
 
 
@@ -75,9 +74,10 @@ class GatedFusion(nn.Module):
 
     def forward(self, maps: tuple[Tensor, Tensor], present: tuple[Tensor, Tensor]) -> Tensor:
         """The fused map (B, C, h, w) of two maps and their presence (B, 1, h, w)."""
-        seen = [*(m.contiguous() for m in maps), *(p.to(maps[0].dtype) for p in present)]
-        gates = self.gate(torch.cat(seen, dim=1)).float().sigmoid().chunk(2, dim=1)
-        return combine(maps, [g * p for g, p in zip(gates, present, strict=True)])
+        dense = [m.contiguous() for m in maps]
+        seen = [p.to(dense[0].dtype) for p in present]
+        gates = self.gate(torch.cat([*dense, *seen], dim=1)).float().sigmoid().chunk(2, dim=1)
+        return combine(dense, [g * p for g, p in zip(gates, present, strict=True)])
 
 
 def pooled(maps: Sequence[Tensor], present: Sequence[Tensor], pool: Pool) -> Tensor:

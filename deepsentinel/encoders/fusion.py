@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from deepsentinel.bands import S1_BANDS, S2_BANDS, SENSORS, Sensor, resolve_bands
 from deepsentinel.encoders import door
-from deepsentinel.encoders.backbones import Backbone
 from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.config import read_config, write_config
 from deepsentinel.encoders.door import Check, Empty
-from deepsentinel.encoders.fuse import GatedFusion, Pool, combine, pooled, presence
+from deepsentinel.encoders.export import Exportable
+from deepsentinel.encoders.fuse import Pool
 from deepsentinel.encoders.measure import macs_per_px
 from deepsentinel.encoders.stems import STATISTICS, Statistics, Stem, place
+from deepsentinel.encoders.towers import Fusion, Pyramid, Towers
 from deepsentinel.encoders.weights import load_strictly, read_weights, write_weights
 from deepsentinel.errors import (
     BackboneError,
@@ -33,9 +34,6 @@ from deepsentinel.errors import (
 from deepsentinel.features import Features
 from deepsentinel.sample import IMAGE_KEYS, Batch, batch_bands
 from deepsentinel.units import HAZE_FLOOR
-
-Fusion = Literal["early", "mid", "late"]
-Pyramid = tuple[Tensor, ...]
 
 
 class FusionEncoder(nn.Module):
@@ -120,26 +118,17 @@ class FusionEncoder(nn.Module):
         self._checked: set[torch.device] = set()
         self._warned = False
         self.stems = nn.ModuleDict({s: Stem(b, statistics) for s, b in self._bands.items()})
-        self.towers = nn.ModuleDict(
-            {
-                name: Backbone(
-                    backbone,
-                    in_channels=2 * count,
-                    levels=None if levels is None else tuple(levels),
-                    options=backbone_options,
-                    pretrained=pretrained,
-                )
-                for name, count in self._tower_bands().items()
-            }
+        self.towers = Towers(
+            backbone,
+            fusion=self.fusion,
+            bands={s: len(b) for s, b in self._bands.items()},
+            pool=self.pool,
+            pool_levels=pool_levels,
+            levels=levels,
+            options=backbone_options,
+            pretrained=pretrained,
         )
-        tower: Any = next(iter(self.towers.values()))
-        self._strides: tuple[int, ...] = tower.strides
-        self._channels: tuple[int, ...] = tower.channels
-        self._divisor: int = tower.divisor
-        if fusion == "mid":
-            self.gates = nn.ModuleList(GatedFusion(c) for c in self._channels)
-        self._pool_levels = _pool_levels(pool_levels, backbone, self._strides)
-        width = sum(self._channels[i] for i in self._pool_levels) * (1 + (pool == "mean_std"))
+        width = self.towers.width
         self._embed_dim = embed_dim or width
         self.project: nn.Module = nn.Identity()
         if embed_dim:
@@ -184,12 +173,12 @@ class FusionEncoder(nn.Module):
     @property
     def out_channels(self) -> tuple[int, ...]:
         """C_i of `Features.maps`."""
-        return self._channels
+        return self.towers.channels
 
     @property
     def strides(self) -> tuple[int, ...]:
         """s_i of `Features.maps`."""
-        return self._strides
+        return self.towers.strides
 
     def forward(
         self,
@@ -243,8 +232,8 @@ class FusionEncoder(nn.Module):
             if _known(empty or self.empty, Empty, "empty") == "error":
                 door.check_observed(nothing)
             if not bool(nothing.any()):
-                return Features(embedding, maps, self._strides)
-        return Features(*_blanked(embedding, maps, nothing), self._strides)
+                return Features(embedding, maps, self.strides)
+        return Features(*_blanked(embedding, maps, nothing), self.strides)
 
     def encode(self, batch: Batch) -> Features:
         """Features of a batch as `deepsentinel.collate` makes it.
@@ -264,7 +253,7 @@ class FusionEncoder(nn.Module):
         )
         return features
 
-    def exportable(self) -> "Exportable":
+    def exportable(self) -> Exportable:
         """A module of tensors only, for `torch.export`."""
         return Exportable(self)
 
@@ -408,60 +397,12 @@ class FusionEncoder(nn.Module):
         values: list[Tensor] = []
         observed: list[Tensor] = []
         for sensor, x in placed.items():
-            normalised, mask = self.stems[sensor](_padded(x, self._divisor))
+            normalised, mask = self.stems[sensor](_padded(x, self.towers.divisor))
             values.append(normalised)
             observed.append(mask)
-        seen = [m.amax(dim=1, keepdim=True) for m in observed]
-        either = seen[0] if len(seen) == 1 else torch.maximum(*seen)
-        join = {"early": self._early, "mid": self._mid, "late": self._late}[self.fusion]
-        vector, maps = join(values, observed, seen, either)
+        vector, maps, seen = self.towers(values, observed, dtype=self._dtype)
         embedding = self.project(vector.to(self._dtype))
-        return embedding, _cropped(maps, self._strides, (height, width)), _none(either)
-
-    def _early(
-        self, values: list[Tensor], observed: list[Tensor], seen: list[Tensor], either: Tensor
-    ) -> tuple[Tensor, Pyramid]:
-        maps = self.towers["both"](torch.cat([*values, *observed], dim=1).to(self._dtype))
-        return self._pooled(maps, either), maps
-
-    def _mid(
-        self, values: list[Tensor], observed: list[Tensor], seen: list[Tensor], either: Tensor
-    ) -> tuple[Tensor, Pyramid]:
-        pyramids = self._pyramids(values, observed)
-        present = [presence(s, self._strides) for s in seen]
-        maps = tuple(
-            gate(level, weights)
-            for gate, level, weights in zip(
-                self.gates, zip(*pyramids, strict=True), zip(*present, strict=True), strict=True
-            )
-        )
-        return self._pooled(maps, either), maps
-
-    def _late(
-        self, values: list[Tensor], observed: list[Tensor], seen: list[Tensor], either: Tensor
-    ) -> tuple[Tensor, Pyramid]:
-        pyramids = self._pyramids(values, observed)
-        present = [presence(s, self._strides) for s in seen]
-        maps = tuple(
-            combine(level, weights)
-            for level, weights in zip(
-                zip(*pyramids, strict=True), zip(*present, strict=True), strict=True
-            )
-        )
-        vectors = [self._pooled(p, s) for p, s in zip(pyramids, seen, strict=True)]
-        return combine(vectors, [s.mean(dim=(1, 2, 3))[:, None] for s in seen]), maps
-
-    def _pyramids(self, values: list[Tensor], observed: list[Tensor]) -> list[Pyramid]:
-        towers = self.towers.values()
-        return [
-            tower(torch.cat([v, o], dim=1).to(self._dtype))
-            for tower, v, o in zip(towers, values, observed, strict=True)
-        ]
-
-    def _pooled(self, maps: Pyramid, seen: Tensor) -> Tensor:
-        levels = self._pool_levels
-        present = presence(seen, [self._strides[i] for i in levels])
-        return pooled([maps[i] for i in levels], present, self.pool)
+        return embedding, _cropped(maps, self.strides, (height, width)), _none(seen)
 
     def _used(self) -> tuple[str, ...]:
         return tuple(name for bands in self._bands.values() for name in bands)
@@ -469,45 +410,6 @@ class FusionEncoder(nn.Module):
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.towers.parameters()).dtype
-
-    def _tower_bands(self) -> dict[str, int]:
-        """Name of each tower and how many bands it reads."""
-        if self.fusion == "early":
-            return {"both": sum(len(b) for b in self._bands.values())}
-        return {sensor: len(bands) for sensor, bands in self._bands.items()}
-
-
-class Exportable(nn.Module):
-    """An encoder as `torch.export` and other runtimes want it: tensors in, a tuple of tensors out.
-
-    Bands are those of the encoder in its own order, an absent sensor is all NaN, and a patch that
-    was observed nowhere gives NaN. The number of patches and their size can be dynamic: height and
-    width from one pixel above the backbone's divisor (33 px for most); smaller ones, and Swin
-    backbones, export with a fixed size.
-
-    Example:
-        >>> from torch.export import Dim, export
-        >>> encoder = FusionEncoder("mobilenetv4_conv_small_050").eval()
-        >>> example = (torch.full((2, 2, 64, 96), -12.0), torch.full((2, 12, 64, 96), 0.1))
-        >>> axes = {0: Dim("B"), 2: Dim("H", min=33), 3: Dim("W", min=33)}
-        >>> program = export(encoder.exportable(), example, dynamic_shapes=(axes, axes))
-        >>> absent = torch.full((1, 12, 47, 61), float("nan"))
-        >>> embedding, *maps = program.module()(torch.full((1, 2, 47, 61), -12.0), absent)
-        >>> embedding.shape, len(maps)
-        (torch.Size([1, 480]), 5)
-    """
-
-    def __init__(self, encoder: FusionEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, s1: Tensor | None, s2: Tensor | None) -> tuple[Tensor, ...]:
-        """Embedding (B, D), then the maps, fine to coarse."""
-        bands = self.encoder.bands
-        features = self.encoder(
-            s1, s2, s1_bands=bands.get("s1"), s2_bands=bands.get("s2"), check="never", empty="nan"
-        )
-        return (features.embedding, *features.maps)
 
 
 def _pair(values: Sequence[float]) -> tuple[float, float]:
@@ -529,16 +431,6 @@ def _bands(s1: Sequence[str], s2: Sequence[str], fusion: Fusion) -> dict[Sensor,
             'both sensors; only fusion="early" can do with one.'
         )
     return found
-
-
-def _pool_levels(asked: Sequence[int], backbone: str, strides: Sequence[int]) -> tuple[int, ...]:
-    count = len(strides)
-    if not asked or any(not -count <= level < count for level in asked):
-        raise BackboneError(
-            f"pool_levels={tuple(asked)}: {backbone} has {count} maps, at strides {tuple(strides)}. "
-            f"Name some of {tuple(range(count))}, or count from the end."
-        )
-    return tuple(level % count for level in asked)
 
 
 def _refuse_unused(**inputs: object) -> None:
