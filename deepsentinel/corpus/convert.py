@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from deepsentinel.corpus.format import INFO_PATH, CorpusInfo, dump_json
+from deepsentinel.corpus.format import INFO_PATH, dump_json
 from deepsentinel.corpus.plan import (
     BoaOffset,
     Plan,
     SplitRule,
     check_offset,
+    corpus_info,
     nothing_message,
     plan_source,
 )
@@ -28,7 +29,7 @@ from deepsentinel.corpus.sources.base import S2Level, Skipped, Source, SourceOpt
 from deepsentinel.corpus.sources.patches import PatchReader
 from deepsentinel.corpus.splits import DEFAULT_BLOCK_M, DEFAULT_SPLITS, check_splits
 from deepsentinel.corpus.write import CorpusWriter
-from deepsentinel.errors import CorpusExistsError, SourceError
+from deepsentinel.errors import CorpusExistsError, LabelError, SourceError
 from deepsentinel.store.local import write_atomic
 
 OPTIONS_PATH: Final = "convert.json"
@@ -158,13 +159,13 @@ def _write(
     skipped = list(plan.skipped)
     fresh = not root.exists()
     write_atomic(root / OPTIONS_PATH, dump_json({"options": options, "blocks": plan.blocks}))
-    with CorpusWriter(root, _info(source, plan, options)) as writer:
+    with CorpusWriter(root, corpus_info(source, plan, name=options["name"])) as writer:
         before = writer.done
         for number, patch in enumerate(plan.patches):
             if patch.record.id not in before:
                 try:
                     writer.add(patch.record, reader.read(patch))
-                except SourceError as error:
+                except (SourceError, LabelError) as error:
                     skipped.append(Skipped(name=patch.record.id, reason=str(error)))
             if progress is not None:
                 progress(number + 1, len(plan.patches))
@@ -176,22 +177,6 @@ def _write(
     report = _report(source, plan, root, options, stored=stored, before=before, skipped=skipped)
     write_atomic(root / REPORT_PATH, dump_json(report.to_json()))
     return report
-
-
-def _info(source: Source, plan: Plan, options: Mapping[str, Any]) -> CorpusInfo:
-    facts = source.facts
-    return CorpusInfo(
-        name=options["name"],
-        licence=facts.licence,
-        citation=facts.citation,
-        sensors=tuple(facts.bands),
-        bands=dict(facts.bands),
-        labels=facts.labels,
-        patch_size=plan.size,
-        resolution_m=10,
-        description=f"Converted from a {source.KIND} source: {facts.title}.",
-        extras=facts.extras,
-    )
 
 
 def _report(

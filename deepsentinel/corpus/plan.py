@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from deepsentinel.corpus.format import CorpusInfo
 from deepsentinel.corpus.offset import judge_offset
 from deepsentinel.corpus.patch import OffsetSource
 from deepsentinel.corpus.sources.base import Scene, Skipped, Source
@@ -83,6 +84,23 @@ def plan_source(
     """
     plan = _plan(source, patch_size, boa_offset)
     return _with_splits(plan, rule, existing(plan.size))
+
+
+def corpus_info(source: Source, plan: Plan, *, name: str) -> CorpusInfo:
+    """What a corpus of these patches is."""
+    facts = source.facts
+    return CorpusInfo(
+        name=name,
+        licence=facts.licence,
+        citation=facts.citation,
+        sensors=tuple(facts.bands),
+        bands=dict(facts.bands),
+        labels=facts.labels,
+        patch_size=plan.size,
+        resolution_m=10,
+        description=f"Converted from a {source.KIND} source: {facts.title}.",
+        extras=facts.extras,
+    )
 
 
 # -------------------------------------------------------------------- which patches

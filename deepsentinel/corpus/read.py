@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from deepsentinel.corpus.format import (
 )
 from deepsentinel.corpus.index import index_schema, read_index, row_record
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
+from deepsentinel.corpus.protocol import Bands, PatchSource
 from deepsentinel.corpus.shard import ChunkError, decode_frame, split_patch
 from deepsentinel.errors import (
     BandError,
@@ -38,19 +39,32 @@ from deepsentinel.errors import (
 )
 from deepsentinel.store import Store, open_store
 
-Bands = Mapping[Sensor, Sequence[str]]
-"""Bands to read by sensor, in the order wanted; a sensor that is left out gives all of its bands."""
 _scratch = threading.local()
 
 
-def open_corpus(root: str | Path, *, checksum: bool = False) -> "Corpus":
-    """Open a corpus for reading; the same as `Corpus(root)`.
+def open_corpus(root: str | Path, *, checksum: bool = False) -> PatchSource:
+    """Open a corpus for reading, or a folder in the original DeepSentinel layout as it is.
+
+    Returns:
+        A `Corpus`; a `SourceCorpus`, which reads alike, where `root` is a folder of the layout.
 
     Raises:
-        CorpusNotFoundError: there is none.
+        CorpusNotFoundError: there is neither.
         CorpusError: it has a format that this version cannot read.
     """
+    if _may_be_layout(root):
+        from deepsentinel.corpus.source_corpus import SourceCorpus
+        from deepsentinel.corpus.sources.deepsentinel import DeepSentinelLayout
+
+        if DeepSentinelLayout.detect(Path(root)):
+            return SourceCorpus(root, kind=DeepSentinelLayout.KIND)
     return Corpus(root, checksum=checksum)
+
+
+def _may_be_layout(root: str | Path) -> bool:
+    """Whether a local folder that is no corpus is there."""
+    path = Path(root)
+    return path.is_dir() and not (path / INFO_PATH).exists()
 
 
 class Corpus:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from deepsentinel.bands import Sensor
 from deepsentinel.corpus.codes import NOT_OBSERVED
-from deepsentinel.corpus.read import Corpus, to_physical
+from deepsentinel.corpus.protocol import PatchSource
+from deepsentinel.corpus.read import to_physical
 from deepsentinel.errors import SplitError
 from deepsentinel.units import looks_offset
 
@@ -72,7 +73,7 @@ class CorpusStats:
 
 
 def corpus_stats(
-    corpus: Corpus,
+    corpus: PatchSource,
     *,
     split: str | None = None,
     max_patches: int | None = None,
@@ -95,6 +96,7 @@ def corpus_stats(
         >>> import tempfile
         >>> from deepsentinel.corpus.format import CorpusInfo
         >>> from deepsentinel.corpus.patch import PatchPixels, PatchRecord
+        >>> from deepsentinel.corpus.read import Corpus
         >>> from deepsentinel.corpus.write import CorpusWriter
         >>> info = CorpusInfo(
         ...     name="tiny", sensors=("s1",), bands={"s1": ("VV",)}, patch_size=16, resolution_m=10
@@ -121,7 +123,7 @@ def corpus_stats(
 
 
 def _draw(
-    corpus: Corpus, split: str | None, max_patches: int | None, seed: int
+    corpus: PatchSource, split: str | None, max_patches: int | None, seed: int
 ) -> NDArray[np.int64]:
     numbers = corpus.rows(split)
     if not len(numbers):
@@ -135,7 +137,7 @@ def _draw(
 class _Counts:
     """Histograms of the codes of every band."""
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: PatchSource) -> None:
         self.corpus = corpus
         info = corpus.info
         self.histograms = {

@@ -18,7 +18,8 @@ from deepsentinel.bands import SENSORS, Sensor
 from deepsentinel.corpus.codes import CLOUD_UNKNOWN
 from deepsentinel.corpus.format import CorpusInfo, LabelSpec
 from deepsentinel.corpus.patch import PatchRecord
-from deepsentinel.corpus.read import Corpus
+from deepsentinel.corpus.protocol import PatchSource
+from deepsentinel.corpus.read import open_corpus
 from deepsentinel.datasets.errors import CorpusDatasetNotFoundError, MissingRGBBandsError
 from deepsentinel.datasets.request import BandsLike, Clouds, Request, check_request
 from deepsentinel.datasets.transforms import RandomTransform
@@ -52,7 +53,7 @@ class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is u
     `meta.bands_s2` is empty; `deepsentinel.collate` makes it NaN in a batch.
 
     Args:
-        root: folder of the corpus.
+        root: folder of the corpus, or one in the original DeepSentinel layout, read as it is.
         split: `"train"`, `"val"`, `"test"` or another split of the corpus; `None` = all patches.
         sensors: which to read; one that the corpus lacks is skipped if the other is there.
         bands: `None` = all that the corpus holds; a mapping from sensor to names (a sensor that
@@ -283,9 +284,9 @@ class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is u
         return torch.full(size, float("nan"))
 
 
-def _open(root: str | Path, *, checksum: bool) -> Corpus:
+def _open(root: str | Path, *, checksum: bool) -> PatchSource:
     try:
-        return Corpus(root, checksum=checksum)
+        return open_corpus(root, checksum=checksum)
     except CorpusNotFoundError as error:
         raise CorpusDatasetNotFoundError(str(error)) from error
 

@@ -1,0 +1,66 @@
+"""What everything that holds patches has in common, so that datasets and statistics take any of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from deepsentinel.bands import Sensor
+from deepsentinel.corpus.format import CorpusInfo
+from deepsentinel.corpus.patch import PatchPixels, PatchRecord
+
+Bands = Mapping[Sensor, Sequence[str]]
+"""Bands to read by sensor, in the order wanted; a sensor that is left out gives all of its bands."""
+
+
+class PatchSource(Protocol):
+    """What `Corpus` and `SourceCorpus` have in common: patches by number."""
+
+    @property
+    def info(self) -> CorpusInfo:
+        """Facts of the whole."""
+
+    @property
+    def index(self) -> pa.Table:
+        """One row a patch."""
+
+    @property
+    def url(self) -> str:
+        """Where it lies."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there may be more to come."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, split: str | None = None) -> NDArray[np.int64]:
+        """Numbers of the patches in a split."""
+
+    def record(self, i: int) -> PatchRecord:
+        """Facts of one patch."""
+
+    def find(self, patch_id: str) -> int:
+        """Number of the patch with that id."""
+
+    def read(
+        self,
+        i: int,
+        *,
+        sensors: Sequence[Sensor] | None = None,
+        bands: Bands | None = None,
+        rasters: Sequence[str] = (),
+    ) -> PatchPixels:
+        """Codes of one patch."""
+
+    def read_physical(
+        self,
+        i: int,
+        *,
+        sensors: Sequence[Sensor] | None = None,
+        bands: Bands | None = None,
+        rasters: Sequence[str] = (),
+    ) -> dict[str, NDArray[Any]]:
+        """One patch in physical units."""
