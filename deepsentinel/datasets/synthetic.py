@@ -230,10 +230,11 @@ def _parcel_classes(
     shape: tuple[int, int], generator: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
     """Parcel numbers (H, W) and the class of each parcel; like classes lie together."""
-    ids, centres = fields.parcels(shape, 26.0, generator)
+    ids, centres = fields.parcels(shape, 28.0, generator)
+    landscape = generator.normal(0, 1.0, len(_COVERS))  # a scene favours some classes
     scores = [
-        fields.smooth_noise(shape, 18.0, generator)[centres[:, 0], centres[:, 1]] + np.log(c.share)
-        for c in _COVERS
+        fields.smooth_noise(shape, 22.0, generator)[centres[:, 0], centres[:, 1]] + favour
+        for favour in landscape + np.log([c.share for c in _COVERS])
     ]
     return ids, np.argmax(scores, axis=0).astype(np.int16)
 
