@@ -149,6 +149,16 @@ def _label_from_row(spec: LabelSpec, value: Any) -> LabelValue:
     return tuple(value)
 
 
+def same_schema(table: pa.Table, info: CorpusInfo) -> pa.Table:
+    """A table read from a file with the schema of a new one, to the last detail.
+
+    Parquet gives inner fields of lists other names; written again, the bytes would differ.
+    """
+    schema = index_schema(info)
+    columns = [table[field.name].cast(field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
 def write_index(table: pa.Table, path: str) -> None:
     """Write the index; the same rows give the same bytes, however they came together."""
     pq.write_table(

@@ -37,16 +37,25 @@ class WriterLock:
             except FileNotFoundError:  # the previous owner removed the folder just now
                 continue
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                owner = os.pread(file, 32, 0).decode(errors="replace").strip()
+                if self._take(file):
+                    return file
+            except BaseException:
                 os.close(file)
-                raise _locked(self.path, owner) from error
-            if self.path.exists() and os.path.samestat(os.fstat(file), self.path.stat()):
-                os.ftruncate(file, 0)
-                os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
-                return file
-            os.close(file)  # the previous owner removed the file between our open and our lock
+                raise
+            os.close(file)
+
+    def _take(self, file: int) -> bool:
+        """Lock the open file; false where its previous owner removed it meanwhile."""
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            owner = os.pread(file, 32, 0).decode(errors="replace").strip()
+            raise _locked(self.path, owner) from error
+        if not self.path.exists() or not os.path.samestat(os.fstat(file), self.path.stat()):
+            return False
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        return True
 
     def release(self, *, remove: bool) -> None:
         """Let the next writer in; `remove` deletes the file."""

@@ -33,7 +33,7 @@ from deepsentinel.corpus.format import (
     CorpusInfo,
     dump_json,
 )
-from deepsentinel.corpus.index import read_index, record_row, rows_table, write_index
+from deepsentinel.corpus.index import read_index, record_row, rows_table, same_schema, write_index
 from deepsentinel.corpus.journal import Journal, WriterLock
 from deepsentinel.corpus.part import Place, ShardPart, next_shard_row
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
@@ -87,8 +87,9 @@ class CorpusWriter:
         self._info = info
         self._arrays = corpus_arrays(info)
         self._check_place(resume=resume)
-        self._lock = WriterLock(self._root / WORK_PATH / "lock")
-        self._journal = Journal(self._root / WORK_PATH / "journal.jsonl")
+        with self._explained():
+            self._lock = WriterLock(self._root / WORK_PATH / "lock")
+            self._journal = Journal(self._root / WORK_PATH / "journal.jsonl")
         self._parts: dict[str, ShardPart] = {}
         self._pending: list[Mapping[str, Any]] = []
         self._open = True
@@ -154,8 +155,8 @@ class CorpusWriter:
                 self._finish_shard()
             if self._pending:
                 self._publish()
+            self._lock.release(remove=True)
         self._open = False
-        self._lock.release(remove=True)
         shutil.rmtree(self._root / WORK_PATH, ignore_errors=True)
 
     # ---------------------------------------------------------------- beginning
@@ -177,7 +178,7 @@ class CorpusWriter:
         store = open_store(self._root)
         if store.exists(INFO_PATH):
             self._check_same(load_info(store))
-            self._table = read_index(store, INDEX_PATH)
+            self._table = same_schema(read_index(store, INDEX_PATH), self._info)
         else:
             self._table = rows_table([], self._info)
             self._write_names()
@@ -372,7 +373,7 @@ class CorpusWriter:
         except OSError as error:
             raise StoreError(
                 f"cannot write to {self._root}: {error.strerror or error}. Every completed patch is "
-                "safe; once there is room, run the same again and it continues there."
+                "safe; remove the cause and run the same again: it continues there."
             ) from error
 
     def _abandon(self) -> None:
