@@ -13,7 +13,6 @@ observed token, a missing pixel takes the mean of the token's observed pixels, a
 its training mean. NDVI and all other inputs of Galileo are left out, as are B01 and B09.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,18 +23,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepsentinel.bands import Sensor
+from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
 from deepsentinel.encoders.published import (
+    ADVICE,
     PublishedEncoder,
     Values,
+    cells_along,
     fuse_qkv,
-    load_strictly,
     pad_to,
-    read_weights,
+    read_published,
     require,
 )
 from deepsentinel.encoders.stems import Stem
 from deepsentinel.encoders.transformer import Block, attendable, month_circle
+from deepsentinel.encoders.weights import load_strictly
 from deepsentinel.errors import ShapeError
 
 NANO_SHA256 = "eab6acacf527886a508a555bc24efe4b4a2cf91b162e84cd1c4a1807e942180c"
@@ -68,6 +70,28 @@ STATISTICS: dict[str, tuple[float, float]] = {
 """Mean and standard deviation in dB and reflectance, from the published `normalization.json`,
 key "13" (10,000 of 127,155 training places), digital numbers divided by 10000."""
 
+NANO = Card(
+    name="galileo-nano",
+    title="Galileo nano",
+    normalisation=STATISTICS,
+    normalisation_source='Galileo normalization.json, key "13"; (x - (mean - 2 std)) / (4 std)',
+    levels={"s1": ("GRD",), "s2": ("L1C",)},
+    resolution_m=10,
+    backbone="transformer over band groups of square patches",
+    fusion="token",
+    licence="MIT",
+    citation="Tseng et al., Galileo: Learning Global and Local Features in Pretrained Remote "
+    "Sensing Models. arXiv 2502.09356, 2025.",
+    repository="nasaharvest/galileo",
+    sha256=NANO_SHA256,
+    limits="Use this when one small network must take either sensor, any bands and any month, and "
+    "32 to 96 px at once. Attention is among all tokens: cost grows with the fourth power of the "
+    "side, so give a window for scenes, which is not what the authors publish. The month is June "
+    "where none is given; the location token is left out where no lonlat is given. B01 and B09 are "
+    "not used. It saw Level-1C: Level-2A is darker in the visible bands.",
+)
+"""Facts of the published weights."""
+
 BASE_PATCH_SIZE = 8
 """Pixels a side of the published patch kernels; smaller ones are made from them."""
 
@@ -79,7 +103,8 @@ class GalileoEncoder(PublishedEncoder):
     memory and time in the fourth power of the patch's side. Pretraining saw 4 to 12 tokens a
     side. With `window`, squares of that many pixels are encoded on their own, positions counted
     from each one's corner, and put together again; the embedding is the mean over the observed
-    tokens of all of them. That is for scenes, and not what the authors publish.
+    tokens of all of them. That is for scenes, and not what the authors publish; an exported graph
+    then takes multiples of the window only.
 
     The map holds at each place the mean over its observed tokens, and over the location token
     where `lonlat` is given; a place where nothing was observed holds the embedding.
@@ -94,6 +119,7 @@ class GalileoEncoder(PublishedEncoder):
         check: units are checked on `"first"` (every call on CPU, the first per device elsewhere),
             `"always"` or `"never"`.
         empty: a patch without an observed value is an `"error"`, or a `"nan"` embedding and map.
+        card: facts that the architecture cannot tell.
 
     Raises:
         ShapeError: `patch_size` outside 1 to 8, or a `window` that it does not divide.
@@ -125,9 +151,10 @@ class GalileoEncoder(PublishedEncoder):
         mlp_ratio: int = 4,
         check: Check = "first",
         empty: Empty = "error",
+        card: Card | None = None,
     ) -> None:
         _check_sizes(patch_size, window)
-        super().__init__(width=width, stride=patch_size, check=check, empty=empty)
+        super().__init__(width=width, stride=patch_size, check=check, empty=empty, card=card)
         self.patch_size = patch_size
         self.window = window
         self.stems = nn.ModuleDict({s: Stem(b, STATISTICS) for s, b in self.BANDS.items()})
@@ -172,7 +199,7 @@ class GalileoEncoder(PublishedEncoder):
         Raises:
             WeightsError: no such file, another hash, or names and shapes that differ.
         """
-        published = read_weights(path, sha256)
+        published = read_published(path, sha256)
         require(published, ("norm.weight", "blocks.0.mlp.fc1.weight"))
         width = len(published["norm.weight"])
         encoder = cls(
@@ -184,57 +211,50 @@ class GalileoEncoder(PublishedEncoder):
             mlp_ratio=len(published["blocks.0.mlp.fc1.weight"]) // width,
             check=check,
             empty=empty,
+            card=NANO if sha256 == NANO_SHA256 else None,
         )
-        load_strictly(encoder, _renamed(published), constants="stems.")
+        own = _renamed(published) | encoder.stems.state_dict(prefix="stems.")
+        load_strictly(encoder, own, origin=str(path), advice=ADVICE)
         return encoder.eval()
 
     def _features(
         self, values: Values, months: Tensor, place: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        B = len(months)
         H, W = next(iter(values.values())).shape[-2:]
-        size = (math.ceil(H / self.patch_size), math.ceil(W / self.patch_size))
         padded = {s: pad_to(x, self.window or self.patch_size) for s, x in values.items()}
-        tiles = (
-            padded if self.window is None else {s: split(x, self.window) for s, x in padded.items()}
-        )
-        each = len(next(iter(tiles.values()))) // B
-        total, count, location = self._sums(
-            tiles,
-            months.repeat_interleave(each),
-            None if place is None else place.repeat_interleave(each, dim=0),
-        )
-        tile_total, tile_count = total.sum(dim=(1, 2)), count.sum(dim=(1, 2))
-        if location is not None:
-            tile_total = tile_total + location * (tile_count > 0)
-            tile_count = tile_count + (tile_count > 0)
-            total = total + location[:, None, None]
-            count = count + (count > 0)
-        tokens_seen = tile_count.view(B, each, 1).sum(1).clamp_min(1)
-        embedding = tile_total.view(B, each, -1).sum(1) / tokens_seen
-        around = embedding.repeat_interleave(each, dim=0)[:, None, None]
-        cells = torch.where(count > 0, total / count.clamp_min(1), around).permute(0, 3, 1, 2)
+        B, _, height, width = next(iter(padded.values())).shape
+        rows, columns = (height // self.window, width // self.window) if self.window else (1, 1)
         if self.window is not None:
-            cells = join(cells, B, next(iter(padded.values())).shape[-1] // self.window)
-        return embedding, cells[..., : size[0], : size[1]]
+            padded = {s: split(x, rows, columns) for s, x in padded.items()}
+            months = repeated(months, rows * columns)
+            place = None if place is None else repeated(place, rows * columns)
+        total, count, location = self._sums(padded, months, place)
+        embedding = _means(total, count, location, B)
+        if location is not None:
+            total, count = total + location[:, None, None], count + (count > 0)
+        elsewhere = repeated(embedding, rows * columns)[:, None, None]
+        cells = torch.where(count > 0, total / count.clamp_min(1), elsewhere).permute(0, 3, 1, 2)
+        if self.window is not None:
+            cells = join(cells, rows, columns)
+        dense = cells[..., : cells_along(H, self.patch_size), : cells_along(W, self.patch_size)]
+        return embedding.to(self._dtype), dense.to(self._dtype)
 
     def _sums(
         self, tiles: Values, months: Tensor, place: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Sums of the observed tokens at each place (B, h, w, D), how many, the location token."""
+        """Sum of the observed tokens at each place (B, h, w, D), their number, the location token."""
         tokens, observed = self._embed(tiles, months)  # (B, h, w, G, D), (B, h, w, G)
         sequence, seen = tokens.flatten(1, 3), observed.flatten(1, 3)
         if place is not None:
             sequence = torch.cat((sequence, self._location(place)[:, None]), dim=1)
-            seen = torch.cat((seen, seen.new_ones(len(seen), 1)), dim=1)
+            seen = torch.cat((seen, seen.new_ones(seen.shape[0], 1)), dim=1)
         keys = attendable(seen)
         for block in self.blocks:
             sequence = block(sequence, keys)
-        sequence = self.norm(sequence)
+        sequence = self.norm(sequence).float()  # a sum of many tokens needs more than bfloat16
         location = None if place is None else sequence[:, -1]
-        count = observed[0].numel()
-        mixed = sequence[:, :count].reshape(*observed.shape, -1)
-        weights = observed[..., None].to(mixed.dtype)
+        weights = observed[..., None].float()
+        mixed = sequence[:, : sequence.shape[1] - (place is not None)].reshape(*observed.shape, -1)
         return (mixed * weights).sum(dim=3), weights.sum(dim=3), location
 
     def _embed(self, tiles: Values, months: Tensor) -> tuple[Tensor, Tensor]:
@@ -267,7 +287,7 @@ class GalileoEncoder(PublishedEncoder):
         """Values as the weights know them (B, C, H, W), and which bands each token observed."""
         standard, observed = self.stems[sensor](values)
         filled, seen = fill(standard, observed, self.patch_size)
-        return (filled / 4 + 0.5).to(self.norm.weight.dtype), seen
+        return (filled / 4 + 0.5).to(self._dtype), seen
 
     def _patches(self, name: str, pixels: Tensor) -> Tensor:
         """Linear projection of each square of `patch_size` pixels, (B, h, w, D)."""
@@ -281,7 +301,7 @@ class GalileoEncoder(PublishedEncoder):
     def _encodings(self, group: int, months: Tensor, rows: int, columns: int) -> Tensor:
         """What is added to a token: band group, time, month and place, a quarter of D each."""
         quarter = self.group_embed.shape[1]
-        shape = (len(months), rows, columns, quarter)
+        shape = (months.shape[0], rows, columns, quarter)
         # Positions count in pixels of 10 m, x before y.
         y = sine_cosine(self._positions(rows), quarter // 2)[:, None].expand(-1, columns, -1)
         x = sine_cosine(self._positions(columns), quarter // 2)[None].expand(rows, -1, -1)
@@ -303,6 +323,19 @@ class GalileoEncoder(PublishedEncoder):
         encoding = F.pad(self.location_group, (0, width - len(self.location_group)))
         embedded: Tensor = self.location_embed(place.to(encoding.dtype)) + encoding
         return embedded
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.norm.weight.dtype
+
+
+def _means(total: Tensor, count: Tensor, location: Tensor | None, patches: int) -> Tensor:
+    """Mean token (B, D) over all windows of each patch; a window that saw nothing counts nothing."""
+    totals, counts = total.sum(dim=(1, 2)), count.sum(dim=(1, 2))
+    if location is not None:
+        totals, counts = totals + location * (counts > 0), counts + (counts > 0)
+    of_patch = counts.view(patches, -1, 1).sum(dim=1).clamp_min(1)
+    return totals.view(patches, -1, totals.shape[1]).sum(dim=1) / of_patch
 
 
 def fill(values: Tensor, observed: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -360,29 +393,39 @@ def kernel_shrink(size: int) -> Tensor:
     return shrink
 
 
-def split(values: Tensor, window: int) -> Tensor:
-    """Windows (B * rows * columns, C, window, window) of values (B, C, H, W), row by row.
+def repeated(values: Tensor, times: int) -> Tensor:
+    """Each row of (B, ...) this many times in a row, (B * times, ...).
 
     Example:
-        >>> split(torch.zeros(2, 3, 32, 64), 32).shape
+        >>> repeated(torch.tensor([1, 2]), 3)
+        tensor([1, 1, 1, 2, 2, 2])
+    """
+    return values[:, None].expand(-1, times, *values.shape[1:]).flatten(0, 1)
+
+
+def split(values: Tensor, rows: int, columns: int) -> Tensor:
+    """Windows (B * rows * columns, C, h, w) of values (B, C, H, W), row by row.
+
+    Example:
+        >>> split(torch.zeros(2, 3, 32, 64), 1, 2).shape
         torch.Size([4, 3, 32, 32])
     """
     B, C, H, W = values.shape
-    grid = values.view(B, C, H // window, window, W // window, window)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(-1, C, window, window)
+    grid = values.view(B, C, rows, H // rows, columns, W // columns)
+    return grid.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
 
 
-def join(cells: Tensor, patches: int, columns: int) -> Tensor:
-    """Map (B, D, H, W) of the windows' maps (B * rows * columns, D, h, w); `split`, undone.
+def join(windows: Tensor, rows: int, columns: int) -> Tensor:
+    """Values (B, C, H, W) of their windows (B * rows * columns, C, h, w): `split`, undone.
 
     Example:
         >>> x = torch.randn(2, 3, 32, 64)
-        >>> torch.equal(join(split(x, 32), 2, 2), x)
+        >>> torch.equal(join(split(x, 2, 4), 2, 4), x)
         True
     """
-    _, D, h, w = cells.shape
-    grid = cells.reshape(patches, -1, columns, D, h, w).permute(0, 3, 1, 4, 2, 5)
-    return grid.reshape(patches, D, -1, columns * w)
+    _, C, h, w = windows.shape
+    grid = windows.reshape(-1, rows, columns, C, h, w).permute(0, 3, 1, 4, 2, 5)
+    return grid.reshape(-1, C, rows * h, columns * w)
 
 
 def _check_sizes(patch_size: int, window: int | None) -> None:

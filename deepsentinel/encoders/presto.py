@@ -23,17 +23,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepsentinel.bands import Sensor
+from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
 from deepsentinel.encoders.galileo import STATISTICS
 from deepsentinel.encoders.published import (
+    ADVICE,
     PublishedEncoder,
     Values,
-    load_strictly,
     pad_to,
-    read_weights,
+    read_published,
     require,
 )
 from deepsentinel.encoders.transformer import Block, attendable, masked_mean, month_circle
+from deepsentinel.encoders.weights import load_strictly
 from deepsentinel.errors import ShapeError
 
 SHA256 = "559c9d76f525bdf2dd3774da8b1e7f1510769b73baacac12e9e4d8d5c67fbe65"
@@ -51,6 +53,29 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Bands that make one token, under the authors' names and in their order."""
 _CHANNELS = dict(zip(GROUPS, (0, 1, 2, 3, 4, 5, 8), strict=True))
 """Rows of the authors' channel embedding; 6, 7 and 9 are ERA5, elevation and Dynamic World."""
+
+CARD = Card(
+    name="presto",
+    title="Presto",
+    normalisation=dict.fromkeys(GROUPS["S1"], (-25.0, 25.0))
+    | dict.fromkeys((b for name in list(GROUPS)[1:-1] for b in GROUPS[name]), (0.0, 1.0)),
+    normalisation_source="Presto's published preprocessing: (dB + 25) / 25, reflectance as it is",
+    levels={"s1": ("GRD",), "s2": ("L1C",)},
+    resolution_m=10,
+    backbone="transformer over the band groups of one pixel",
+    fusion="token",
+    licence="MIT",
+    citation="Tseng et al., Lightweight, Pre-trained Transformers for Remote Sensing Timeseries. "
+    "arXiv 2304.14065, 2023.",
+    repository="nasaharvest/presto",
+    sha256=SHA256,
+    limits="Use this when spectra matter and texture does not: pixels never see their neighbours. "
+    "It was made for time series and is given one date here. Every pixel is a sequence of its own, "
+    "which is slow; a stride above 1 averages pixels first, which is not what the authors publish. "
+    "The month is June where none is given; the location token is left out where no lonlat is "
+    "given. B01 and B09 are not used. It saw Level-1C: Level-2A is darker in the visible bands.",
+)
+"""Facts of the published weights; the means of missing bands are Galileo's (see `standard`)."""
 
 CHUNK_CPU, CHUNK = 512, 65_536
 """Pixels that go through the transformer at once: bounds memory, changes nothing else. On a CPU
@@ -77,6 +102,7 @@ class PrestoEncoder(PublishedEncoder):
         check: units are checked on `"first"` (every call on CPU, the first per device elsewhere),
             `"always"` or `"never"`.
         empty: a patch without an observed value is an `"error"`, or a `"nan"` embedding and map.
+        card: facts that the architecture cannot tell.
 
     Raises:
         ShapeError: `stride` below 1.
@@ -106,10 +132,11 @@ class PrestoEncoder(PublishedEncoder):
         mlp_ratio: int = 4,
         check: Check = "first",
         empty: Empty = "error",
+        card: Card | None = None,
     ) -> None:
         if stride < 1:
             raise ShapeError(f"stride={stride}; pass 1 for every pixel, or more to average first.")
-        super().__init__(width=width, stride=stride, check=check, empty=empty)
+        super().__init__(width=width, stride=stride, check=check, empty=empty, card=card)
         self.stride = stride
         self.band_embed = nn.ModuleDict({n: nn.Linear(len(b), width) for n, b in GROUPS.items()})
         self.location_embed = nn.Linear(3, width)
@@ -146,7 +173,7 @@ class PrestoEncoder(PublishedEncoder):
         Raises:
             WeightsError: no such file, another hash, or names and shapes that differ.
         """
-        published = read_weights(path, sha256)
+        published = read_published(path, sha256)
         require(published, ("encoder.norm.weight", "encoder.blocks.0.mlp.fc1.weight"))
         width = len(published["encoder.norm.weight"])
         blocks = {n.split(".")[2] for n in published if n.startswith("encoder.blocks.")}
@@ -158,8 +185,10 @@ class PrestoEncoder(PublishedEncoder):
             mlp_ratio=len(published["encoder.blocks.0.mlp.fc1.weight"]) // width,
             check=check,
             empty=empty,
+            card=CARD if sha256 == SHA256 else None,
         )
-        load_strictly(encoder, _renamed(published))
+        own = _renamed(published)
+        load_strictly(encoder, own, origin=str(path), advice=ADVICE)
         return encoder.eval()
 
     def _features(
@@ -168,21 +197,18 @@ class PrestoEncoder(PublishedEncoder):
         cells = {s: cell_means(x, self.stride) for s, x in values.items()}
         B, _, h, w = next(iter(cells.values())).shape
         tokens, observed = self._inputs(cells)
-        patch = torch.arange(B, device=months.device).repeat_interleave(h * w)
+        patch = torch.arange(B, device=months.device)[:, None].expand(B, h * w).flatten()
         added = self._month(months)
         location = None if place is None else self.location_embed(place.to(added.dtype))
-        step = CHUNK_CPU if patch.device.type == "cpu" else CHUNK
-        if torch.compiler.is_compiling():  # a loop whose length depends on the size
-            step = len(patch)
         vectors = torch.cat(
             [
                 self._vectors(
-                    {n: x[i : i + step] for n, x in tokens.items()},
-                    observed[i : i + step],
-                    added[patch[i : i + step]],
-                    None if location is None else location[patch[i : i + step]],
+                    {n: x[some] for n, x in tokens.items()},
+                    observed[some],
+                    added[patch[some]],
+                    None if location is None else location[patch[some]],
                 )
-                for i in range(0, len(patch), step)
+                for some in _chunks(patch)
             ]
         ).view(B, h, w, -1)
         seen = observed.any(dim=1).view(B, h, w, 1)
@@ -219,7 +245,7 @@ class PrestoEncoder(PublishedEncoder):
         tokens = torch.stack(embedded, dim=1) + self._group(list(inputs)) + added[:, None]
         if location is not None:
             tokens = torch.cat((location[:, None], tokens), dim=1)
-            observed = torch.cat((observed.new_ones(len(observed), 1), observed), dim=1)
+            observed = torch.cat((observed.new_ones(observed.shape[0], 1), observed), dim=1)
         keys = attendable(observed)
         for block in self.blocks:
             tokens = block(tokens, keys)
@@ -237,6 +263,13 @@ class PrestoEncoder(PublishedEncoder):
         """What is added to every token of a patch (B, D): its month, in the first quarter."""
         circle = self.month_embed[months].to(self.norm.weight.dtype)
         return F.pad(circle, (0, self.embed_dim - circle.shape[1]))
+
+
+def _chunks(pixels: Tensor) -> list[slice]:
+    if torch.compiler.is_compiling():  # a graph cannot loop as often as the size asks for
+        return [slice(None)]
+    step = CHUNK_CPU if pixels.device.type == "cpu" else CHUNK
+    return [slice(i, i + step) for i in range(0, pixels.shape[0], step)]
 
 
 def standard(values: Tensor, band: str) -> Tensor:

@@ -3,7 +3,8 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from deepsentinel.bands import SENSORS, Sensor
 from deepsentinel.encoders import door
+from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
+from deepsentinel.encoders.export import Exportable
 from deepsentinel.encoders.stems import place
 from deepsentinel.encoders.transformer import month_index, unit_sphere
 from deepsentinel.errors import SampleError, UnknownNameError, WeightsError, nearest
@@ -21,6 +24,9 @@ from deepsentinel.sample import IMAGE_KEYS, Batch, batch_bands
 
 Values = dict[Sensor, Tensor]
 """Physical values (B, bands, H, W) in the encoder's band order, NaN where not observed."""
+
+ADVICE = "Load the file that the row names, or build the encoder with its sizes."
+"""What to do about weights that do not fit."""
 
 
 class PublishedEncoder(nn.Module, ABC):
@@ -35,18 +41,40 @@ class PublishedEncoder(nn.Module, ABC):
         check: units are checked on `"first"` (every call on CPU, the first per device elsewhere),
             `"always"` or `"never"`.
         empty: a patch without an observed value is an `"error"`, or a `"nan"` embedding and map.
+        card: facts that the architecture cannot tell.
     """
 
     BANDS: ClassVar[Mapping[Sensor, tuple[str, ...]]]
     """Bands that the weights use, in their order."""
 
-    def __init__(self, *, width: int, stride: int, check: Check, empty: Empty) -> None:
+    def __init__(
+        self, *, width: int, stride: int, check: Check, empty: Empty, card: Card | None
+    ) -> None:
         super().__init__()
         self.check = _known(check, get_args(Check), "check")
         self.empty = _known(empty, get_args(Empty), "empty")
+        self._card = card or Card()
         self._width = width
         self._stride = stride
         self._checked: set[torch.device] = set()
+
+    def exportable(self) -> Exportable:
+        """A module of tensors only, for `torch.export`; month and location as where not given."""
+        return Exportable(self)
+
+    @property
+    def card(self) -> Card:
+        """Facts of the encoder; what the architecture tells is read from it, never stated twice."""
+        return replace(
+            self._card,
+            sensors=self.sensors,
+            bands=self.bands,
+            min_size=door.MIN_SIZE,
+            embed_dim=self.embed_dim,
+            out_channels=self.out_channels,
+            strides=self.strides,
+            parameters=sum(p.numel() for p in self.parameters()),
+        )
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
@@ -112,8 +140,8 @@ class PublishedEncoder(nn.Module, ABC):
         if not torch.compiler.is_compiling():
             self._check(given, _known(check or self.check, get_args(Check), "check"))
         first = next(iter(given.values()))
-        months = month_index(month, len(first), first.device)
-        where = None if lonlat is None else unit_sphere(lonlat.to(first.device), len(first))
+        months = month_index(month, first.shape[0], first.device)
+        where = None if lonlat is None else unit_sphere(lonlat.to(first.device), first.shape[0])
         values = {s: _finite(place(x, names[s], self.BANDS[s])) for s, x in given.items()}
         nothing = _nothing(values)
         embedding, dense = self._features(values, months, where)
@@ -171,10 +199,24 @@ def pad_to(values: Tensor, divisor: int) -> Tensor:
         torch.Size([1, 1, 8, 8])
     """
     H, W = values.shape[-2:]
-    return nn.functional.pad(values, (0, -W % divisor, 0, -H % divisor), value=float("nan"))
+    below = cells_along(H, divisor) * divisor - H
+    right = cells_along(W, divisor) * divisor - W
+    if torch.compiler.is_compiling() or below or right:
+        return nn.functional.pad(values, (0, right, 0, below), value=float("nan"))
+    return values
 
 
-def read_weights(path: str | Path, sha256: str | None) -> dict[str, Tensor]:
+def cells_along(size: int, stride: int) -> int:
+    """Cells of `stride` pixels that cover `size` pixels.
+
+    Example:
+        >>> cells_along(17, 8)
+        3
+    """
+    return (size + stride - 1) // stride
+
+
+def read_published(path: str | Path, sha256: str | None) -> dict[str, Tensor]:
     """Tensors of a `.pt` file, after its hash was verified; nothing in it is executed.
 
     Raises:
@@ -207,37 +249,6 @@ def require(published: Mapping[str, Tensor], names: Sequence[str]) -> None:
         )
 
 
-def load_strictly(module: nn.Module, weights: dict[str, Tensor], *, constants: str = "") -> None:
-    """Load weights of which every one must have its place, and every place its weight.
-
-    Args:
-        module: what to fill.
-        weights: tensors under the module's own names.
-        constants: prefix of buffers that the module knows by itself and no file holds.
-
-    Raises:
-        WeightsError: names or shapes differ; the message lists them.
-    """
-    known = {k: v for k, v in module.state_dict().items() if constants and k.startswith(constants)}
-    wanted = {k: v for k, v in module.state_dict().items() if k not in known}
-    shapes = [
-        f"{k} {tuple(weights[k].shape)} instead of {tuple(wanted[k].shape)}"
-        for k in wanted.keys() & weights.keys()
-        if weights[k].shape != wanted[k].shape
-    ]
-    differing = (
-        _listed("missing", wanted.keys() - weights.keys())
-        + _listed("unexpected", weights.keys() - wanted.keys())
-        + _listed("of another shape", shapes)
-    )
-    if differing:
-        raise WeightsError(
-            f"the weights do not fit {type(module).__name__};{differing} Load the file that the "
-            "row names, or build the encoder with its sizes."
-        )
-    module.load_state_dict(weights | known)
-
-
 def fuse_qkv(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Separate query, key and value layers as the one `qkv` layer that `Attention` has.
 
@@ -252,11 +263,6 @@ def fuse_qkv(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
             require(published, names := [name.replace("attn.q.", f"attn.{x}.") for x in "qkv"])
             fused[name.replace("attn.q.", "attn.qkv.")] = torch.cat([published[n] for n in names])
     return fused
-
-
-def _listed(what: str, names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    return f" {what}: {', '.join(ordered)}." if ordered else ""
 
 
 def _finite(values: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def masked_mean(values: Tensor, observed: Tensor, dim: int | tuple[int, ...]) ->
     """Mean over the observed entries along `dim`; 0 where there is none.
 
     Args:
-        values: any shape.
+        values: any shape; summed in float32.
         observed: bool, of a shape that broadcasts to `values`.
         dim: what to average over.
 
@@ -101,8 +101,8 @@ def masked_mean(values: Tensor, observed: Tensor, dim: int | tuple[int, ...]) ->
         tensor([3., 3.])
     """
     seen = observed.expand_as(values)
-    total = torch.where(seen, values, torch.zeros_like(values)).sum(dim)
-    return total / seen.sum(dim).clamp_min(1).to(values.dtype)
+    total = torch.where(seen, values, torch.zeros_like(values)).sum(dim, dtype=torch.float32)
+    return (total / seen.sum(dim).clamp_min(1)).to(values.dtype)
 
 
 def month_index(month: int | Tensor | None, count: int, device: torch.device) -> Tensor:
@@ -118,7 +118,8 @@ def month_index(month: int | Tensor | None, count: int, device: torch.device) ->
     if month is None:
         month = DEFAULT_MONTH
     months = torch.as_tensor(month, device=device)
-    if months.is_floating_point() or months.shape not in {(), (count,)}:
+    fits = months.ndim == 0 or (months.ndim == 1 and months.shape[0] == count)
+    if months.is_floating_point() or not fits:
         raise ShapeError(
             f"month is {months.dtype} of shape {tuple(months.shape)}; expected a calendar month "
             f"1-12 as one int, or as an integer tensor of shape ({count},), one a patch."

@@ -54,8 +54,20 @@ def read_weights(folder: Path, sha256: str) -> dict[str, Tensor]:
     return {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
 
 
-def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, origin: str) -> None:
+def load_strictly(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    origin: str,
+    advice: str = "Weights and config must come from one save_pretrained.",
+) -> None:
     """Copy tensors into a module that has exactly these keys and shapes.
+
+    Args:
+        module: what to fill.
+        tensors: by the module's own names.
+        origin: where they come from, for the message.
+        advice: what to do if they do not fit, for the message.
 
     Raises:
         WeightsError: listing what is absent, unexpected or of another shape.
@@ -75,7 +87,6 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, origin: s
     ]
     if found:
         raise WeightsError(
-            f"weights of {origin} do not fit the encoder of its config: {'; '.join(found)}. "
-            "Weights and config must come from one save_pretrained."
+            f"weights of {origin} do not fit the encoder of its config: {'; '.join(found)}. {advice}"
         )
     module.load_state_dict(dict(tensors), strict=True)

@@ -16,7 +16,7 @@ from deepsentinel.encoders.galileo import (
     kernel_shrink,
     sine_cosine,
 )
-from deepsentinel.encoders.published import read_weights
+from deepsentinel.encoders.published import read_published
 from deepsentinel.errors import (
     ShapeError,
     WeightsError,
@@ -74,7 +74,7 @@ def test_statistics_are_the_published_ones(published):
 
 
 def test_fixed_tables_are_the_published_ones(published):
-    file = read_weights(published / "galileo-nano" / "encoder.pt", NANO_SHA256)
+    file = read_published(published / "galileo-nano" / "encoder.pt", NANO_SHA256)
     fresh = GalileoEncoder()
     assert close(fresh.month_embed, file["month_embed.weight"], 1e-6)
     assert close(sine_cosine(torch.arange(24.0), 32), file["pos_embed"], 1e-5)
@@ -164,11 +164,21 @@ def test_sizes_that_cannot_be():
 def test_files_that_are_not_the_weights(published, tmp_path):
     with pytest.raises(WeightsError, match="no weights at"):
         GalileoEncoder.from_weights(tmp_path / "encoder.pt")
-    weights = read_weights(published / "galileo-nano" / "encoder.pt", NANO_SHA256)
+    weights = read_published(published / "galileo-nano" / "encoder.pt", NANO_SHA256)
     weights["norm.extra"] = weights.pop("norm.bias")
     file = tmp_path / "encoder.pt"
     torch.save(weights, file)
     with pytest.raises(WeightsError, match="has sha256"):
         GalileoEncoder.from_weights(file)
-    with pytest.raises(WeightsError, match=r"missing: norm\.bias\. unexpected: norm\.extra\."):
+    with pytest.raises(
+        WeightsError, match=r"1 absent \(norm\.bias\); 1 unexpected \(norm\.extra\)\. Load"
+    ):
         GalileoEncoder.from_weights(file, sha256=None)
+
+
+def test_card(encoders):
+    card = encoders[4].card
+    assert (card.name, card.licence, card.sha256) == ("galileo-nano", "MIT", NANO_SHA256)
+    assert (card.embed_dim, card.strides, card.bands) == (128, (4,), encoders[4].bands)
+    assert "| Sentinel-2 | B12 | 0.147453 |" in card.to_markdown()
+    assert GalileoEncoder(width=32, depth=1, heads=2).card.name == ""

@@ -6,7 +6,7 @@ import torch
 
 from deepsentinel.encoders import presto
 from deepsentinel.encoders.presto import SHA256, PrestoEncoder, cell_means, ndvi, standard
-from deepsentinel.encoders.published import read_weights
+from deepsentinel.encoders.published import read_published
 from deepsentinel.errors import ShapeError, WeightsError
 
 CASES = {"s1s2": ("s1", "s2"), "s2": ("s2",), "s1": ("s1",)}
@@ -36,7 +36,7 @@ def test_authors_outputs_with_location(encoder, reference, reference_inputs):
 
 
 def test_fixed_tables_are_the_published_ones(published):
-    file = read_weights(published / "presto" / "default_model.pt", SHA256)
+    file = read_published(published / "presto" / "default_model.pt", SHA256)
     fresh = PrestoEncoder()
     assert torch.allclose(fresh.month_embed, file["encoder.month_embed.weight"], atol=1e-6)
     assert torch.allclose(fresh.time_embed, file["encoder.pos_embed"][0, 0], atol=1e-6)
@@ -106,16 +106,23 @@ def test_units():
 def test_sizes_and_files_that_cannot_be(published, tmp_path):
     with pytest.raises(ShapeError, match="stride=0"):
         PrestoEncoder(stride=0)
-    weights = read_weights(published / "presto" / "default_model.pt", SHA256)
+    weights = read_published(published / "presto" / "default_model.pt", SHA256)
     weights["encoder.location.weight"] = weights.pop("encoder.latlon_embed.weight")
     file = tmp_path / "model.pt"
     torch.save(weights, file)
     with pytest.raises(WeightsError, match="has sha256"):
         PrestoEncoder.from_weights(file)
-    message = r"missing: location_embed\.weight\. unexpected: location\.weight\."
+    message = r"1 absent \(location_embed\.weight\); 1 unexpected \(location\.weight\)\. Load"
     with pytest.raises(WeightsError, match=message):
         PrestoEncoder.from_weights(file, sha256=None)
     del weights["encoder.norm.weight"]
     torch.save(weights, file)
     with pytest.raises(WeightsError, match=r"lack encoder\.norm\.weight"):
         PrestoEncoder.from_weights(file, sha256=None)
+
+
+def test_card(encoder):
+    card = encoder.card
+    assert (card.name, card.licence, card.sha256) == ("presto", "MIT", SHA256)
+    assert (card.embed_dim, card.strides, card.bands) == (128, (1,), encoder.bands)
+    assert "| Sentinel-1 | VV | -25 | 25 |" in card.to_markdown()

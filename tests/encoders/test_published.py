@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch.export import Dim, export
 
 from deepsentinel.encoders.galileo import GalileoEncoder
 from deepsentinel.encoders.presto import PrestoEncoder
@@ -221,13 +222,30 @@ def test_bfloat16_is_near(patches):
         assert bool((torch.cosine_similarity(a, b.float()) > 0.999).all())
 
 
+@pytest.mark.parametrize("name", ["galileo-window", "presto"])
 @torch.inference_mode()
-def test_compiled_gives_the_same(encoder, patches):
+def test_compiled_gives_the_same(name, patches):
+    encoder = BUILD[name]().eval()
     patches["s2"][0, :, :5] = NAN
     compiled = torch.compile(encoder, backend="eager", fullgraph=True)
     eager, traced = encoder(**patches, month=7), compiled(**patches, month=7)
     assert close(eager.embedding, traced.embedding)
     assert close(eager.maps[0], traced.maps[0])
+
+
+@pytest.mark.parametrize("name", ["galileo-3", "presto-4"])
+def test_export_with_dynamic_sizes(name):
+    module = BUILD[name]().eval().exportable()
+    example = torch.full((2, 2, 40, 48), -12.0), torch.full((2, 10, 40, 48), 0.1)
+    axes = {0: Dim("B"), 2: Dim("H", min=33), 3: Dim("W", min=33)}
+    program = export(module, example, dynamic_shapes=(axes, axes))
+    generator = torch.Generator().manual_seed(0)
+    s2 = torch.rand(3, 10, 47, 35, generator=generator) * 0.4
+    s2[0, :, :9] = NAN
+    s2[1] = NAN
+    s1 = torch.full((3, 2, 47, 35), NAN)
+    for exported, eager in zip(program.module()(s1, s2), module(s1, s2), strict=True):
+        assert torch.allclose(exported, eager, atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize(
