@@ -5,10 +5,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self, cast, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepsentinel.bands import S1_BANDS, S2_BANDS, SENSORS, Sensor, resolve_bands
@@ -19,7 +18,7 @@ from deepsentinel.encoders.door import Check, Empty
 from deepsentinel.encoders.export import Exportable
 from deepsentinel.encoders.fuse import Pool
 from deepsentinel.encoders.measure import macs_per_px
-from deepsentinel.encoders.stems import STATISTICS, Statistics, Stem, place
+from deepsentinel.encoders.stems import STATISTICS, Statistics, Stem, entered, place
 from deepsentinel.encoders.towers import Fusion, Pyramid, Towers
 from deepsentinel.encoders.weights import load_strictly, read_weights, write_weights
 from deepsentinel.errors import (
@@ -387,20 +386,24 @@ class FusionEncoder(nn.Module):
             if sensor in given:
                 placed[sensor] = place(given[sensor], names[sensor], bands)
             else:
-                shape = (like.shape[0], len(bands), *like.shape[2:])
-                placed[sensor] = like.new_full(shape, float("nan"), dtype=torch.float32)
+                absent = like.new_full((1, 1, 1, 1), float("nan"), dtype=torch.float32)
+                placed[sensor] = absent.expand(like.shape[0], len(bands), *like.shape[2:])
         return placed
 
     def _features(self, placed: Mapping[Sensor, Tensor]) -> tuple[Tensor, Pyramid, Tensor]:
         """Embedding, maps, and for each patch whether it was observed nowhere; tensors only."""
         height, width = next(iter(placed.values())).shape[2:]
-        values: list[Tensor] = []
-        observed: list[Tensor] = []
-        for sensor, x in placed.items():
-            normalised, mask = self.stems[sensor](_padded(x, self.towers.divisor))
-            values.append(normalised)
-            observed.append(mask)
-        vector, maps, seen = self.towers(values, observed, dtype=self._dtype)
+        divisor = self.towers.divisor
+        together = [list(placed)] if self.fusion == "early" else [[sensor] for sensor in placed]
+        channels = [
+            entered(
+                [cast("Stem", self.stems[s]) for s in group],
+                [placed[s] for s in group],
+                divisor=divisor,
+            )
+            for group in together
+        ]
+        vector, maps, seen = self.towers(channels, dtype=self._dtype)
         embedding = self.project(vector.to(self._dtype))
         return embedding, _cropped(maps, self.strides, (height, width)), _none(seen)
 
@@ -440,16 +443,6 @@ def _refuse_unused(**inputs: object) -> None:
                 f"{name} was given, but this encoder does not know it and will not ignore it "
                 "quietly. Leave it out, or choose an encoder whose card lists it."
             )
-
-
-def _padded(x: Tensor, divisor: int) -> Tensor:
-    """Right and below, not observed, to multiples of the backbone's divisor."""
-    height, width = x.shape[2:]
-    below = (height + divisor - 1) // divisor * divisor - height
-    right = (width + divisor - 1) // divisor * divisor - width
-    if torch.compiler.is_compiling() or below or right:
-        return F.pad(x, (0, right, 0, below), value=float("nan"))
-    return x
 
 
 def _cropped(maps: Pyramid, strides: Sequence[int], size: tuple[int, int]) -> Pyramid:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepsentinel.errors import BandError
@@ -32,25 +33,21 @@ from its repository (github.com/zhu-xlab/SSL4EO-S12, `ssl4eo_dataset.py`), DN di
 
 
 class Stem(nn.Module):
-    """One sensor's values to normalised channels and, beside each, whether it was observed.
+    """Mean and standard deviation of one sensor's bands, with which values enter a backbone.
 
-    What was not observed (NaN, infinite, an absent band) is 0 after normalisation, that is the
-    training mean, and 0 in its observed channel. The statistics are buffers, saved with the
-    weights, and stay float32 whatever dtype the encoder is moved to.
+    Both are buffers, saved with the weights, and stay float32 whatever dtype the encoder is moved
+    to. `entered` applies them.
 
     Args:
-        bands: Copernicus names in the order of the output.
+        bands: Copernicus names in the order of the channels.
         statistics: mean and standard deviation of at least these bands.
 
     Raises:
         BandError: a band has no statistics, or a standard deviation is not positive.
 
     Example:
-        >>> stem = Stem(("VV", "VH"), {"VV": (-12.0, 4.0), "VH": (-20.0, 4.0)})
-        >>> vh = torch.full((1, 1, 16, 16), -16.0)
-        >>> values, observed = stem(place(vh, ("VH",), stem.bands))
-        >>> values[0, :, 0, 0].tolist(), observed[0, :, 0, 0].tolist()
-        ([0.0, 1.0], [0.0, 1.0])
+        >>> Stem(("VH",), {"VV": (-12.0, 4.0), "VH": (-20.0, 5.0)}).mean.flatten().tolist()
+        [-20.0]
     """
 
     mean: Tensor
@@ -63,13 +60,6 @@ class Stem(nn.Module):
         self.register_buffer("mean", torch.tensor([m for m, _ in pairs])[:, None, None])
         self.register_buffer("std", torch.tensor([s for _, s in pairs])[:, None, None])
 
-    def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised values and observed channels, both float32 (B, bands, H, W)."""
-        scale = 1 / self.std
-        normalised = torch.addcmul(-self.mean * scale, values, scale)
-        observed = (values.detach() * 0 + 1).nan_to_num(0.0)  # inf times 0 is NaN too
-        return normalised.nan_to_num(0.0, 0.0, 0.0), observed
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 - nn.Module's signature
         # A mean of -12.55 dB in bfloat16 is -12.56: statistics follow to a device, never to a dtype.
         exact = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
@@ -79,6 +69,46 @@ class Stem(nn.Module):
             if moved is not None and moved.dtype != buffer.dtype:
                 self._buffers[name] = buffer.to(moved.device)
         return module  # type: ignore[no-any-return]
+
+
+def entered(stems: Sequence[Stem], values: Sequence[Tensor], *, divisor: int = 1) -> Tensor:
+    """Physical values to what a backbone reads: normalised channels that know NaN.
+
+    What was not observed (NaN or infinite) is 0 after normalisation, that is the training mean,
+    and 0 in its observed channel; so is the padding to multiples of `divisor`, right and below.
+
+    Args:
+        stems: of the sensors that enter together.
+        values: (B, bands, H, W) of each, in physical units, float32.
+        divisor: of the backbone.
+
+    Returns:
+        (B, 2 * all bands, H', W') float32: the normalised bands of all sensors, then one observed
+        channel for each, 1 or 0.
+
+    Example:
+        >>> stem = Stem(("VV", "VH"), {"VV": (-12.0, 4.0), "VH": (-20.0, 4.0)})
+        >>> pixel = torch.tensor([float("nan"), -16.0]).view(1, 2, 1, 1)
+        >>> entered([stem], [pixel]).flatten().tolist()
+        [0.0, 1.0, 0.0, 1.0]
+    """
+    std = torch.cat([stem.std for stem in stems])
+    mean = torch.cat([stem.mean for stem in stems])
+    scale = torch.cat([1 / std, torch.zeros_like(std)])
+    shift = torch.cat([-mean / std, torch.ones_like(mean)])
+    # The observed channels are 0 * value + 1: NaN where the value is NaN or infinite, then 0. In
+    # place, because at full resolution every new tensor costs more than the arithmetic.
+    channels = _padded(torch.cat([*values, *values], dim=1), divisor)
+    return channels.mul_(scale).add_(shift).nan_to_num_(0.0, 0.0, 0.0)
+
+
+def _padded(x: Tensor, divisor: int) -> Tensor:
+    height, width = x.shape[2:]
+    below = (height + divisor - 1) // divisor * divisor - height
+    right = (width + divisor - 1) // divisor * divisor - width
+    if torch.compiler.is_compiling() or below or right:  # no branch on a symbolic size
+        return F.pad(x, (0, right, 0, below), value=float("nan"))
+    return x
 
 
 def place(values: Tensor, names: Sequence[str], bands: Sequence[str]) -> Tensor:

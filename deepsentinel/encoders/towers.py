@@ -69,26 +69,28 @@ class Towers(nn.Module):
         self.width = sum(self.channels[i] for i in self.pool_levels) * (1 + (pool == "mean_std"))
 
     def forward(
-        self, values: Sequence[Tensor], observed: Sequence[Tensor], *, dtype: torch.dtype
+        self, channels: Sequence[Tensor], *, dtype: torch.dtype
     ) -> tuple[Tensor, Pyramid, Tensor]:
         """Pooled vector, maps, and where any sensor was observed.
 
         Args:
-            values: normalised (B, bands, H, W) of each sensor, H and W multiples of `divisor`.
-            observed: 1 where a band was observed, of the same shapes.
+            channels: for each tower (B, 2 * bands, H, W): normalised bands, then their observed
+                channels; H and W multiples of `divisor`.
             dtype: that the backbones compute in.
 
         Returns:
             (B, width) float32; (B, C_i, H / s_i, W / s_i) each; (B, 1, H, W), 1 where observed.
         """
-        seen = [o.amax(dim=1, keepdim=True) for o in observed]
-        either = seen[0] if len(seen) == 1 else torch.maximum(*seen)
+        seen = [x[:, x.shape[1] // 2 :].amax(dim=1, keepdim=True) for x in channels]
+        pyramids = [
+            self.get_submodule(name)(x.to(dtype))
+            for name, x in zip(self.names, channels, strict=True)
+        ]
         if self.fusion == "early":
-            maps = self._tower(0, [*values, *observed], dtype)
-            return self._pooled(maps, either), maps, either
-        pyramids = [self._tower(i, [v, observed[i]], dtype) for i, v in enumerate(values)]
+            return self._pooled(pyramids[0], seen[0]), pyramids[0], seen[0]
         present = [presence(s, self.strides) for s in seen]
         levels = list(zip(zip(*pyramids, strict=True), zip(*present, strict=True), strict=True))
+        either = torch.maximum(*seen)
         if self.fusion == "mid":
             pairs = zip(self.gates, levels, strict=True)
             maps = tuple(gate(parts, weights) for gate, (parts, weights) in pairs)
@@ -96,11 +98,6 @@ class Towers(nn.Module):
         vectors = [self._pooled(p, s) for p, s in zip(pyramids, seen, strict=True)]
         vector = combine(vectors, [s.mean(dim=(2, 3)) for s in seen])
         return vector, tuple(combine(parts, weights) for parts, weights in levels), either
-
-    def _tower(self, place: int, channels: Sequence[Tensor], dtype: torch.dtype) -> Pyramid:
-        tower = self.get_submodule(self.names[place])
-        maps: Pyramid = tower(torch.cat(list(channels), dim=1).to(dtype))
-        return maps
 
     def _pooled(self, maps: Pyramid, seen: Tensor) -> Tensor:
         present = presence(seen, [self.strides[i] for i in self.pool_levels])
