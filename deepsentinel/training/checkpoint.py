@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -71,8 +72,10 @@ class RunFolder:
         if not self.last.exists():
             return None
         try:
+            if not is_zipfile(self.last):  # what torch.save writes
+                raise EOFError("it is cut off, or no checkpoint at all")  # noqa: TRY301
             stored = torch.load(self.last, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             raise CheckpointError(
                 f"{self.last} cannot be read: {error}. It is damaged, or holds more than tensors "
                 "and plain values. Start over with resume=False."

@@ -56,7 +56,9 @@ def probe(
     rank = 2 if multilabel else 1
     for name, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
         _check(name, x, y, rank)
-    train_x, test_x = standardise(train_x, test_x)
+    known = (train_y != IGNORE_INDEX).reshape(len(train_y), -1).any(axis=1)
+    train_y = train_y[known]
+    train_x, test_x = standardise(train_x[known], test_x)
     if multilabel:
         scores = np.stack(
             [
@@ -66,9 +68,7 @@ def probe(
             axis=1,
         )
         return _multilabel_scores(scores, test_y)
-    known = train_y != IGNORE_INDEX
-    predicted = _predict(train_x[known], train_y[known], test_x, seed)
-    return _single_scores(predicted, test_y)
+    return _single_scores(_predict(train_x, train_y, test_x, seed), test_y)
 
 
 def fewshot_probe(
