@@ -64,8 +64,11 @@ class Compose:
         return int(self._epoch.item())
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin an epoch; worker processes hear of it too."""
+        """Begin an epoch; worker processes hear of it too, and so does a `Compose` inside."""
         self._epoch.fill_(epoch)
+        for transform in self.transforms:
+            if isinstance(transform, Compose):
+                transform.set_epoch(epoch)
 
     def generator(self, sample: Sample) -> Generator:
         """The generator that a sample gets in this epoch.

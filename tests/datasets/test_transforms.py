@@ -133,6 +133,12 @@ def test_compose_takes_any_callable_and_says_what_it_is():
     assert not isinstance(CenterCrop(2), RandomTransform)
 
 
+def test_a_compose_inside_another_hears_of_the_epoch():
+    inner = Compose(Speckle(), seed=1)
+    Compose(inner, RandomFlip()).set_epoch(3)
+    assert inner.epoch == 3
+
+
 def test_compose_without_meta_is_an_error():
     with pytest.raises(SampleError, match="no PatchMeta"):
         Compose(RandomFlip())({"mask": torch.zeros(2, 2)})
