@@ -35,7 +35,7 @@ from deepsentinel.encoders.published import (
     read_published,
     require,
 )
-from deepsentinel.encoders.stems import Stem
+from deepsentinel.encoders.stems import Stem, entered
 from deepsentinel.encoders.transformer import Block, attendable, month_circle
 from deepsentinel.encoders.weights import load_strictly
 from deepsentinel.errors import ShapeError
@@ -285,7 +285,8 @@ class GalileoEncoder(PublishedEncoder):
 
     def _pixels(self, sensor: Sensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Values as the weights know them (B, C, H, W), and which bands each token observed."""
-        standard, observed = self.stems[sensor](values)
+        stem: Any = self.stems[sensor]
+        standard, observed = entered([stem], [values]).chunk(2, dim=1)
         filled, seen = fill(standard, observed, self.patch_size)
         return (filled / 4 + 0.5).to(self._dtype), seen
 
@@ -364,9 +365,8 @@ def fill(values: Tensor, observed: Tensor, size: int) -> tuple[Tensor, Tensor]:
 def sine_cosine(positions: Tensor, width: int) -> Tensor:
     """Sinusoidal embedding (N, width) of positions (N,), as Galileo defines it.
 
-    Frequencies are 10000 ** -(i / (2 width)), i from 0 to width / 2: slower by a power of four
-    than the usual ones, because the authors' code divides by 2 where others multiply. The weights
-    know these.
+    Frequencies are 10000 ** -(i / (2 width)), i from 0 to width / 2. The usual exponent is four
+    times that; the weights were trained with this one.
 
     Example:
         >>> sine_cosine(torch.zeros(1), 4)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -220,7 +221,7 @@ def read_published(path: str | Path, sha256: str | None) -> dict[str, Tensor]:
     """Tensors of a `.pt` file, after its hash was verified; nothing in it is executed.
 
     Raises:
-        WeightsError: there is no such file, or its hash is another.
+        WeightsError: there is no such file, its hash is another, or it holds more than tensors.
     """
     file = Path(path)
     if not file.is_file():
@@ -231,8 +232,14 @@ def read_published(path: str | Path, sha256: str | None) -> dict[str, Tensor]:
             f"{file} has sha256 {found}; expected {sha256}. Download it again, or pass sha256= of "
             "the version that you trust."
         )
-    tensors: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    return tensors
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except (UnpicklingError, EOFError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise WeightsError(f"{file} is no file of tensors that can be trusted: {reason}") from error
+    if not isinstance(tensors, Mapping) or not all(isinstance(x, Tensor) for x in tensors.values()):
+        raise WeightsError(f"{file} holds a {type(tensors).__name__}; expected tensors by name.")
+    return dict(tensors)
 
 
 def require(published: Mapping[str, Tensor], names: Sequence[str]) -> None:

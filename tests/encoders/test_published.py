@@ -9,7 +9,7 @@ from torch.export import Dim, export
 
 from deepsentinel.encoders.galileo import GalileoEncoder
 from deepsentinel.encoders.presto import PrestoEncoder
-from deepsentinel.encoders.published import PublishedEncoder
+from deepsentinel.encoders.published import PublishedEncoder, read_published
 from deepsentinel.errors import (
     BandError,
     NothingObservedError,
@@ -17,6 +17,7 @@ from deepsentinel.errors import (
     ShapeError,
     UnitsError,
     UnknownNameError,
+    WeightsError,
 )
 from deepsentinel.features import Encoder
 from deepsentinel.sample import PatchMeta
@@ -274,3 +275,15 @@ def test_every_month_is_a_different_place_on_the_circle():
     distances = np.linalg.norm(table[:, None] - table[None], axis=2)
     assert distances[0, 1] == pytest.approx(distances[11, 0], rel=1e-5)
     assert distances[0].argmax() == 6
+
+
+def test_files_that_hold_more_than_tensors_are_refused(tmp_path):
+    files = {name: tmp_path / name for name in ("code.pt", "text.pt", "list.pt", "none.pt")}
+    torch.save(torch.nn.Linear(1, 1), files["code.pt"])
+    files["text.pt"].write_text("not weights")
+    torch.save([torch.zeros(1)], files["list.pt"])
+    files["none.pt"].write_bytes(b"")
+    messages = {"code.pt": "trusted", "text.pt": "trusted", "list.pt": "list", "none.pt": "trusted"}
+    for name, file in files.items():
+        with pytest.raises(WeightsError, match=messages[name]):
+            read_published(file, None)
