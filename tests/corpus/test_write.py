@@ -233,7 +233,7 @@ def test_a_file_that_may_not_grow_gives_a_clear_error(tmp_path):
 
 def test_a_place_where_no_folder_can_be(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot write to .*: Not a directory"):
+    with pytest.raises(StoreError, match=r"cannot write to .*: Not a directory"):
         CorpusWriter(tmp_path / "file" / "corpus", SMALL)
 
 
