@@ -90,9 +90,15 @@ class Model(nn.Module, Generic[P]):
         *,
         s1_bands: Sequence[str] | None = None,
         s2_bands: Sequence[str] | None = None,
+        month: int | Tensor | None = None,
+        lonlat: Tensor | None = None,
     ) -> P:
-        """Prediction for dB (B, 2, H, W) and reflectance (B, 12, H, W); either may be `None`."""
-        features: Features = self.encoder(s1, s2, s1_bands=s1_bands, s2_bands=s2_bands)
+        """Prediction for dB (B, 2, H, W) and reflectance (B, 12, H, W); either may be `None`.
+
+        `month` (1 to 12) and `lonlat` (B, 2), in degrees, are for encoders whose card lists them.
+        """
+        extra = {k: v for k, v in (("month", month), ("lonlat", lonlat)) if v is not None}
+        features: Features = self.encoder(s1, s2, s1_bands=s1_bands, s2_bands=s2_bands, **extra)
         given = s1 if s1 is not None else s2
         assert given is not None  # noqa: S101 - the encoder has refused to see nothing
         prediction: P = self.head.decode(self.head(features, (given.shape[-2], given.shape[-1])))
@@ -334,5 +340,5 @@ def _build_encoder(config: Mapping[str, Any], path: Path) -> Encoder:
         )
     card = import_module("deepsentinel.encoders.card").Card.from_json(config["card"])
     build = getattr(import_module(_ENCODERS[kind]), kind)
-    encoder: Encoder = build(**config["config"], card=card)
+    encoder: Encoder = build.from_config(config["config"], card=card)
     return encoder

@@ -7,7 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deepsentinel.encoders.fusion import FusionEncoder
-from deepsentinel.errors import EncoderNotFoundError, SampleError, WeightsError
+from deepsentinel.errors import (
+    EncoderNotFoundError,
+    SampleError,
+    UnusedInputError,
+    WeightsError,
+)
 from deepsentinel.heads.classification import Classifier
 from deepsentinel.heads.model import load_model
 from deepsentinel.heads.segmentation import Segmenter
@@ -110,3 +115,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, encoder, monkeypatch) -> N
         model.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_month_and_place_go_to_the_encoder_that_is_asked(batch) -> None:
+    model = Classifier(small_encoder(), 3).eval()
+    with pytest.raises(UnusedInputError, match="month"):
+        model(s2=batch["image_s2"], month=7)
