@@ -10,6 +10,7 @@ an undisturbed one would have seen.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -56,6 +57,11 @@ class Compose:
         self.seed = seed
         # Shared memory, so that workers that outlive an epoch hear of the next one.
         self._epoch = torch.zeros(1, dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy shares memory with its own workers too."""
+        self.__dict__.update(state)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     @property

@@ -112,8 +112,12 @@ def test_draws_depend_on_seed_epoch_and_id_alone():
     assert not torch.equal(Compose(Speckle())(other_id)["image_s1"], first["image_s1"])
 
 
-def test_workers_that_outlive_an_epoch_draw_anew_and_as_the_main_process_does():
+@pytest.mark.parametrize("copied", [False, True], ids=["made here", "unpickled"])
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # Python 3.12 and later
+def test_workers_that_outlive_an_epoch_draw_anew_and_as_the_main_process_does(copied):
     augment = Compose(Speckle(), seed=4)
+    if copied:
+        augment = pickle.loads(pickle.dumps(augment))  # noqa: S301 - our own bytes
     loader = DataLoader(
         Patches(augment), batch_size=4, num_workers=2, persistent_workers=True, collate_fn=collate
     )
