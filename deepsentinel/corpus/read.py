@@ -142,7 +142,7 @@ class Corpus:
     @cached_property
     def index(self) -> pa.Table:
         """The whole index as an Arrow table, one row a patch; read when first asked for."""
-        return self._read_index(None)
+        return self._read_index(None).slice(0, len(self))
 
     def rows(self, split: str | None = None) -> NDArray[np.int64]:
         """Numbers of the patches in a split, ascending; of all patches for `None`.
@@ -196,7 +196,8 @@ class Corpus:
 
         Args:
             i: its number.
-            sensors: which to read; all for `None`. One that the patch lacks comes as `None`.
+            sensors: which to read; all for `None`, none for `()`. One that the patch lacks comes as
+                `None`.
             bands: which bands of a sensor, in which order; all for `None`.
             rasters: names of masks, pixel targets, `cloud` or `dem` to read as well. One that the
                 patch lacks is left out.
@@ -311,7 +312,7 @@ class Corpus:
         band = f", band {spec.channels[position]}" if spec.channels and position is not None else ""
         return CorruptCorpusError(
             f"corpus {self.url}, shard {self._shard_path(number, spec)}, patch "
-            f"{self.record(number).id!r}{band}: {error}. Restore the file from where the corpus came "
+            f"{self.record(number).id!r}{band}: {_plain(error)}. Restore the file from where the corpus came "
             "from; deepsentinel.corpus.verify lists everything that is damaged."
         )
 
@@ -348,7 +349,7 @@ class Corpus:
         bands: Bands | None,
         rasters: Sequence[str],
     ) -> "_Plan":
-        wanted = self._static.sensors if sensors is None else check_sensors(sensors)
+        wanted = self._static.sensors if sensors is None else sensors and check_sensors(sensors)
         for sensor in {*wanted, *(bands or ())}:
             if sensor not in self._static.sensors:
                 raise UnknownNameError(
@@ -396,7 +397,7 @@ class Corpus:
             return read_index(self._store, INDEX_PATH, columns)
         except (pa.ArrowException, StoreError) as error:
             raise CorruptCorpusError(
-                f"the index {self.url}/{INDEX_PATH} cannot be read: {error}. Restore the file from "
+                f"the index {self.url}/{INDEX_PATH} cannot be read: {_plain(error)}. Restore the file from "
                 "where the corpus came from."
             ) from error
 
@@ -451,6 +452,10 @@ def _split_codes(column: pa.ChunkedArray) -> _Splits:
         encoded = encoded.unify_dictionaries().combine_chunks()
     codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
     return _Splits(codes.astype(np.int32), tuple(encoded.dictionary.to_pylist()))
+
+
+def _plain(error: Exception) -> str:
+    return str(error).rstrip(".")
 
 
 def _hashable(names: Sequence[str]) -> Any:

@@ -4,9 +4,8 @@ A patch counts once its line is in the journal; a shard once its files have thei
 both count once the index says so, which is always the last thing written.
 """
 
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -155,9 +154,11 @@ class CorpusWriter:
                 self._finish_shard()
             if self._pending:
                 self._publish()
+            self._clear_work()
             self._lock.release(remove=True)
         self._open = False
-        shutil.rmtree(self._root / WORK_PATH, ignore_errors=True)
+        with suppress(OSError):  # a successor may have begun at once
+            (self._root / WORK_PATH).rmdir()
 
     # ---------------------------------------------------------------- beginning
 
@@ -180,6 +181,7 @@ class CorpusWriter:
             self._check_same(load_info(store))
             self._table = same_schema(read_index(store, INDEX_PATH), self._info)
         else:
+            self._clear_work()  # left over from a corpus that was deleted since
             self._table = rows_table([], self._info)
             self._write_names()
             self._publish_files(rows=0)
@@ -344,6 +346,12 @@ class CorpusWriter:
             write_index(self._table, str(path))
         if not rows:  # a new corpus is one only when all of it is there
             self._write_info(info)
+
+    def _clear_work(self) -> None:
+        self._journal.clear()
+        for path in (self._root / WORK_PATH).iterdir():
+            if path.name != self._lock.path.name:
+                path.unlink()
 
     def _write_info(self, info: CorpusInfo) -> None:
         write_atomic(self._root / INFO_PATH, dump_json(info.to_json()))

@@ -119,9 +119,13 @@ class LocalStore:
             raise _failed("read", self.root / path, error) from error
 
     def size(self, path: str) -> int:
-        """Bytes in a file."""
+        """Bytes in a file as it is now, which ranges read afterwards come from.
+
+        A file that is replaced keeps its old bytes for those who have it open: asking for the size
+        opens the new one, and length and bytes then belong together.
+        """
         try:
-            return (self.root / path).stat().st_size
+            return os.fstat(self._files.get(path, anew=True).number).st_size
         except OSError as error:
             raise _failed("find", self.root / path, error) from error
 
@@ -168,11 +172,12 @@ class _OpenFiles:
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, path: str) -> _OpenFile:
+    def get(self, path: str, *, anew: bool = False) -> _OpenFile:
         if self._process != os.getpid():  # forked, perhaps while another thread held the lock
             self._begin()
         with self._lock:
-            file = self._files.pop(path, None) or _OpenFile(f"{self._root}/{path}")
+            known = self._files.pop(path, None)
+            file = _OpenFile(f"{self._root}/{path}") if anew or known is None else known
             self._files[path] = file
             if len(self._files) > OPEN_FILES:
                 self._files.popitem(last=False)

@@ -27,7 +27,7 @@ class Store(Protocol):
         """A whole file."""
 
     def size(self, path: str) -> int:
-        """Bytes in a file."""
+        """Bytes in a file as it is now, which ranges read afterwards come from."""
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file or folder."""

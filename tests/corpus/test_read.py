@@ -88,6 +88,22 @@ def test_rasters_come_as_stored_beside_physical_values(tiny_corpus, make_patch):
     assert same(got["cloud"], make_patch(0)[1].rasters["cloud"])
 
 
+def test_a_raster_alone(tiny_corpus, make_patch):
+    got = Corpus(tiny_corpus).read(0, sensors=(), rasters=("dem",))
+    assert got.s1 is None
+    assert got.s2 is None
+    assert same(got.rasters["dem"], make_patch(0)[1].rasters["dem"])
+
+
+def test_a_corpus_that_grows_keeps_its_length_until_opened_again(tiny_corpus, write_corpus):
+    before = Corpus(tiny_corpus)
+    write_corpus(tiny_corpus, range(12, 14))
+    assert len(before) == before.index.num_rows == before.info.count == 12
+    with pytest.raises(IndexError):
+        before.record(12)
+    assert len(Corpus(tiny_corpus)) == 14
+
+
 def test_results_are_fresh_and_independent(tiny_corpus, make_patch):
     corpus = Corpus(tiny_corpus)
     first = corpus.read_physical(0)["s2"]

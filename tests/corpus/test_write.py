@@ -2,6 +2,7 @@ import hashlib
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,6 +204,20 @@ def test_a_lock_left_by_a_dead_process_holds_nobody_up(tmp_path):
     with CorpusWriter(tmp_path, SMALL) as writer:
         writer.add(*small(0))
     assert len(Corpus(tmp_path)) == 1
+
+
+def test_remains_of_a_deleted_corpus_are_not_taken_over(tmp_path):
+    """`rm -r corpus/*` leaves the hidden folder of an interrupted writer."""
+    with pytest.raises(KeyboardInterrupt):
+        write_and_stop(tmp_path, 3)
+    for name in ("corpus.json", "index.parquet"):
+        (tmp_path / name).unlink()
+    shutil.rmtree(tmp_path / "data.zarr")
+    with CorpusWriter(tmp_path, SMALL) as writer:
+        assert not writer.done
+        writer.add(*small(7))
+    assert Corpus(tmp_path).record(0).id == "p7"
+    assert not (tmp_path / ".writing").exists()
 
 
 FULL = """

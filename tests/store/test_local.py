@@ -62,6 +62,13 @@ def test_a_failed_write_leaves_the_old_file(store, tmp_path, monkeypatch):
     assert store.list("a") == ["b.bin"]
 
 
+def test_a_replaced_file_is_seen_when_its_size_is_asked(store):
+    store.read_range("a/b.bin", 0, 1)
+    store.write("a/b.bin", b"something else")
+    assert store.size("a/b.bin") == 14
+    assert store.read_range("a/b.bin", 0, 14) == b"something else"
+
+
 def test_it_pickles_without_its_handles(store):
     store.read_range("a/b.bin", 0, 1)
     again = pickle.loads(pickle.dumps(store))  # noqa: S301 - written in this line
