@@ -121,7 +121,7 @@ def reproject(
 def _positions(step: float, start: float, src_step: float, src_start: float, n: int) -> Any:
     """Fractional source index of each target pixel centre along one axis."""
     centres = start + (np.arange(n) + 0.5) * step
-    return np.round((centres - src_start) / src_step - 0.5, 6)  # so that equal grids stay exact
+    return np.round((centres - src_start) / src_step - 0.5, 8)  # so that equal grids stay exact
 
 
 def _apply(values: NDArray[Any], rows: Any, columns: Any) -> NDArray[np.float64]:

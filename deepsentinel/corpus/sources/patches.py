@@ -132,8 +132,9 @@ def _on_grid(layer: Layer, grid: Grid, method: Method) -> NDArray[Any]:
 
 def _spanning(shape: tuple[int, ...], grid: Grid) -> Affine:
     """Transform of a raster that spans the grid's area with its own number of pixels."""
-    steps = grid.shape[1] / shape[-1], grid.shape[0] / shape[-2]
-    return (grid.transform or Affine.identity()) * Affine.scale(*steps)
+    across, down = grid.shape[1] / shape[-1], grid.shape[0] / shape[-2]
+    a, b, c, d, e, f = tuple(grid.transform or Affine.identity())[:6]
+    return Affine(a * across, b * down, c, d * across, e * down, f)
 
 
 def _whole(dn: NDArray[np.float64]) -> NDArray[np.int64]:
