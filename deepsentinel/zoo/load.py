@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.config import read_config
-from deepsentinel.errors import EncoderNotFoundError, nearest
+from deepsentinel.errors import EncoderNotFoundError, WeightsError, nearest
 from deepsentinel.zoo.rows import ROWS, Row
 
 if TYPE_CHECKING:
@@ -45,11 +45,9 @@ def load_encoder(
     from deepsentinel.encoders.fusion import FusionEncoder
 
     row = _row(name, ROWS)
-    if row is not None:
-        return FusionEncoder.from_pretrained(
-            row.folder, sha256=row.sha256, check=check, empty=empty
-        )
-    return FusionEncoder.from_pretrained(name, check=check, empty=empty)
+    if row is None:
+        return FusionEncoder.from_pretrained(name, check=check, empty=empty)
+    return FusionEncoder.from_pretrained(_shipped(row), sha256=row.sha256, check=check, empty=empty)
 
 
 def list_encoders() -> list[Card]:
@@ -58,7 +56,16 @@ def list_encoders() -> list[Card]:
     Raises:
         WeightsError: the card of a row is absent or damaged.
     """
-    return [read_config(row.folder)[1] for row in ROWS]
+    return [read_config(_shipped(row))[1] for row in ROWS]
+
+
+def _shipped(row: Row) -> Path:
+    if not row.folder.is_dir():
+        raise WeightsError(
+            f"the weights of {row.name!r} are not in this installation ({str(row.folder)!r} is "
+            "absent). Reinstall deepsentinel from its wheel or a whole checkout."
+        )
+    return row.folder
 
 
 def _row(name: str | Path, rows: Sequence[Row]) -> Row | None:

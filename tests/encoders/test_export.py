@@ -1,0 +1,77 @@
+"""Compiled and exported graphs equal the eager encoder, at sizes they were not traced at."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.export import Dim, export
+
+from deepsentinel.encoders.fusion import FusionEncoder
+
+NAN = float("nan")
+AXES = {0: Dim("B", min=1, max=256), 2: Dim("H", min=33, max=2048), 3: Dim("W", min=33, max=2048)}
+
+
+def patches(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    s1 = torch.randn(count, 2, height, width) * 3 - 14
+    s2 = torch.rand(count, 12, height, width) * 0.4
+    s2[0, :, :5] = NAN
+    return s1, s2
+
+
+def assert_equal(found: Any, encoder: FusionEncoder, inputs: tuple[Tensor, Tensor]) -> None:
+    with torch.no_grad():
+        expected = encoder(*inputs, empty="nan")
+    for a, b in zip(found, (expected.embedding, *expected.maps), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "fusion"),
+    [("convnext_atto", "early"), ("resnet10t", "mid"), ("mobilenetv4_conv_small_050", "late")],
+)
+def test_exports_with_free_batch_and_size(backbone: str, fusion: Any) -> None:
+    encoder = FusionEncoder(backbone, fusion=fusion, embed_dim=16).eval()
+    program = export(encoder.exportable(), patches(2, 64, 96), dynamic_shapes=(AXES, AXES)).module()
+    for inputs in (patches(1, 33, 33), patches(3, 61, 47)):
+        with torch.no_grad():
+            assert_equal(program(*inputs), encoder, inputs)
+    s1, s2 = patches(2, 40, 40)
+    s1[1], s2[1] = NAN, NAN
+    with torch.no_grad():
+        found = program(s1, s2)
+    assert found[0][1].isnan().all()
+    assert_equal(found, encoder, (s1, s2))
+
+
+def test_the_encoder_itself_exports() -> None:
+    encoder = FusionEncoder("resnet10t").eval()
+    program = export(encoder, patches(2, 64, 96), dynamic_shapes=(AXES, AXES)).module()
+    inputs = patches(1, 50, 70)
+    with torch.no_grad():
+        features = program(*inputs)
+    assert features.strides == encoder.strides
+    assert_equal((features.embedding, *features.maps), encoder, inputs)
+
+
+def test_the_smallest_size_exports_when_fixed() -> None:
+    encoder = FusionEncoder("mobilenetv4_conv_small_050").eval()
+    inputs = patches(1, 16, 16)
+    program = export(encoder.exportable(), inputs).module()
+    with torch.no_grad():
+        assert_equal(program(*inputs), encoder, inputs)
+
+
+@pytest.mark.parametrize("fusion", ["early", "mid"])
+def test_compiles_as_one_graph(fusion: Any) -> None:
+    encoder = FusionEncoder("resnet10t", fusion=fusion, levels=(1,)).eval()
+    compiled = torch.compile(encoder, backend="eager", fullgraph=True, dynamic=True)
+    for size in ((2, 64, 96), (3, 33, 47)):
+        inputs = patches(*size)
+        with torch.no_grad():
+            features = compiled(*inputs)
+        assert_equal((features.embedding, *features.maps), encoder, inputs)
+    dn = inputs[1] * 10_000  # nothing is checked in a compiled graph
+    with torch.no_grad():
+        assert compiled(inputs[0], dn).embedding.shape == (3, encoder.embed_dim)
