@@ -29,7 +29,7 @@ from deepsentinel.corpus.sources.base import S2Level, Skipped, Source, SourceOpt
 from deepsentinel.corpus.sources.patches import PatchReader
 from deepsentinel.corpus.splits import DEFAULT_BLOCK_M, DEFAULT_SPLITS, check_splits
 from deepsentinel.corpus.write import CorpusWriter
-from deepsentinel.errors import CorpusExistsError, LabelError, SourceError
+from deepsentinel.errors import CorpusExistsError, SourceError
 from deepsentinel.store.local import write_atomic
 
 OPTIONS_PATH: Final = "convert.json"
@@ -165,7 +165,7 @@ def _write(
             if patch.record.id not in before:
                 try:
                     writer.add(patch.record, reader.read(patch))
-                except (SourceError, LabelError) as error:
+                except SourceError as error:
                     skipped.append(Skipped(name=patch.record.id, reason=str(error)))
             if progress is not None:
                 progress(number + 1, len(plan.patches))

@@ -13,7 +13,7 @@ from deepsentinel.corpus.format import CorpusInfo
 from deepsentinel.corpus.offset import judge_offset
 from deepsentinel.corpus.patch import OffsetSource
 from deepsentinel.corpus.sources.base import Scene, Skipped, Source
-from deepsentinel.corpus.sources.patches import PlannedPatch, plan_patches, scene_dn
+from deepsentinel.corpus.sources.patches import PlannedPatch, load_scene, plan_patches, scene_dn
 from deepsentinel.corpus.splits import assign_splits, block_of
 from deepsentinel.errors import SourceError
 
@@ -211,7 +211,7 @@ def _with_offset(scene: Scene, source: Source, mode: BoaOffset) -> Scene | Skipp
 def _judged(scene: Scene, source: Source, *, trust: bool) -> Scene | Skipped:
     """The scene with the offset that its pixels tell; -1000 is taken only if they are trusted."""
     try:
-        judged = judge_offset(scene_dn(source.load(scene)))
+        judged = judge_offset(scene_dn(load_scene(source, scene)))
     except SourceError as error:
         return Skipped(name=scene.record.id, reason=str(error))
     if judged.offset == 0 or (judged.offset is not None and trust):

@@ -88,7 +88,7 @@ class BigEarthNetNpz:
     @cached_property
     def _archive(self) -> _Archive:
         try:
-            with np.load(self._path, allow_pickle=False) as file:
+            with self._path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except (OSError, ValueError, BadZipFile) as error:
             raise SourceError(f"{self._path} is no readable NumPy archive ({error}).") from error

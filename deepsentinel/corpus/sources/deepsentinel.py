@@ -268,7 +268,7 @@ def _radar_facts(record: PatchRecord, meta: Mapping[str, Any]) -> PatchRecord:
 
 def _array(path: Path) -> NDArray[Any]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return np.asarray(file["arr"])
     except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
         raise SourceError(f"{path} is no readable array `arr` ({error}).") from error

@@ -16,7 +16,7 @@ from deepsentinel.corpus.codes import encode_s1, encode_s2_dn
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
 from deepsentinel.corpus.resample import Method, resample
 from deepsentinel.corpus.sources.base import Grid, Layer, Scene, ScenePixels, Source
-from deepsentinel.errors import SourceError
+from deepsentinel.errors import LabelError, SourceError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class PatchReader:
 
     def _encode(self, planned: PlannedPatch) -> PatchPixels:
         scene = planned.scene
-        pixels = self._source.load(scene)
+        pixels = load_scene(self._source, scene)
         s1 = None if pixels.s1 is None else encode_s1(pixels.s1)
         s2 = None
         if pixels.s2 is not None:
@@ -101,6 +101,18 @@ class PatchReader:
             bands = self._bands["s2"]
             s2 = encode_s2(pixels.s2, bands, scene.grid, offset=offset, method=self._method)
         return PatchPixels(s1=s1, s2=s2, rasters=pixels.rasters)
+
+
+def load_scene(source: Source, scene: Scene) -> ScenePixels:
+    """Pixels of one scene.
+
+    Raises:
+        SourceError: a file cannot be read, or a mask holds codes that its scheme does not know.
+    """
+    try:
+        return source.load(scene)
+    except LabelError as error:
+        raise SourceError(f"{scene.record.id}: {error}") from error
 
 
 def encode_s2(
