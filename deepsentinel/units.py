@@ -106,7 +106,7 @@ def check_reflectance(values: Array, *, name: str = "s2") -> None:
     low, high = float(observed.min()), float(observed.max())
     found = f"{name} holds values from {low:.4g} to {high:.4g}"
     wanted = "expected surface reflectance on the 0-1 scale (baseline offset removed)."
-    if low < REFLECTANCE_RANGE[0]:
+    if low < REFLECTANCE_RANGE[0] and high < 100:  # corrected digital numbers go below 0 too
         raise UnitsError(
             f"{found}; {wanted} Values this negative look normalised: pass physical values, the "
             "encoder normalises with its own statistics. What was not observed is NaN."

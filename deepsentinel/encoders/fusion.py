@@ -1,6 +1,7 @@
 """`FusionEncoder`: patches of either or both sensors to one embedding and a pyramid of maps."""
 
 import inspect
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -61,8 +62,9 @@ class FusionEncoder(nn.Module):
             convolution is repeated over the channels.
         check: units are checked on `"first"`: every call on CPU, the first per device elsewhere;
             `"always"`; or `"never"`. Never in compiled or exported graphs.
-        empty: a patch without an observed value is an `"error"`, or a `"nan"` embedding, which
-            compiled and exported graphs always return.
+        empty: a patch without an observed value is an `"error"`, or a `"nan"` embedding. Where
+            looking would stall, it is NaN too: in compiled and exported graphs, and on an
+            accelerator in calls that check nothing.
         card: facts that the architecture cannot tell: name, licence, training, scores.
 
     Raises:
@@ -101,22 +103,22 @@ class FusionEncoder(nn.Module):
         self.check: Check = _known(check, Check, "check")
         self.empty: Empty = _known(empty, Empty, "empty")
         self._bands = _bands(s1_bands, s2_bands, fusion)
+        self.stems = nn.ModuleDict({s: Stem(b, statistics) for s, b in self._bands.items()})
         self.config: dict[str, Any] = {
             "backbone": backbone,
             "fusion": fusion,
             "s1_bands": list(self._bands.get("s1", ())),
             "s2_bands": list(self._bands.get("s2", ())),
-            "statistics": {b: list(statistics[b]) for b in self._used() if b in statistics},
+            "statistics": {b: list(map(float, statistics[b])) for b in self._used()},
             "embed_dim": embed_dim,
             "pool": pool,
             "pool_levels": list(pool_levels),
             "levels": None if levels is None else list(levels),
-            "backbone_options": dict(backbone_options or {}),
+            "backbone_options": _plain(backbone_options or {}),
         }
         self._card = card or Card()
         self._checked: set[torch.device] = set()
         self._warned = False
-        self.stems = nn.ModuleDict({s: Stem(b, statistics) for s, b in self._bands.items()})
         self.towers = Towers(
             backbone,
             fusion=self.fusion,
@@ -124,7 +126,7 @@ class FusionEncoder(nn.Module):
             pool=self.pool,
             pool_levels=pool_levels,
             levels=levels,
-            options=backbone_options,
+            options=self.config["backbone_options"],
             pretrained=pretrained,
         )
         width = self.towers.width
@@ -357,8 +359,10 @@ class FusionEncoder(nn.Module):
     def _due(self, check: Check, given: Mapping[Sensor, Tensor]) -> bool:
         device = next(iter(given.values())).device
         first = device.type == "cpu" or device not in self._checked
-        self._checked.add(device)
-        return check == "always" or (check == "first" and first)
+        due = check == "always" or (check == "first" and first)
+        if due:
+            self._checked.add(device)
+        return due
 
     def _check_units(
         self, given: Mapping[Sensor, Tensor], names: Mapping[Sensor, tuple[str, ...]]
@@ -423,6 +427,18 @@ def _known(value: Any, choices: Any, argument: str) -> Any:
     if value not in get_args(choices):
         raise UnknownNameError(f"{argument}={value!r}. {nearest(str(value), get_args(choices))}")
     return value
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as `config.json` will give them back."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(options)))
+    except TypeError as error:
+        raise BackboneError(
+            f"backbone_options={dict(options)!r} cannot be saved ({error}); use numbers, strings, "
+            "lists and dicts."
+        ) from error
+    return plain
 
 
 def _bands(s1: Sequence[str], s2: Sequence[str], fusion: Fusion) -> dict[Sensor, tuple[str, ...]]:

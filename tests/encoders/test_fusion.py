@@ -283,6 +283,10 @@ def test_dn_values_linear_power_and_integers_are_refused(early: FusionEncoder) -
     s1, s2 = patches(2, 16, 16)
     with pytest.raises(UnitsError, match="dn_to_reflectance"):
         early(s2=s2 * 10_000)
+    with pytest.raises(UnitsError, match="dn_to_reflectance"):
+        early(s2=s2 * 10_000 - 100)
+    with pytest.raises(UnitsError, match="look normalised"):
+        early(s2=(s2 - 0.2) / 0.1)
     with pytest.raises(UnitsError, match="power_to_db"):
         early(s1=10 ** (s1 / 10))
     with pytest.raises(UnitsError, match=r"s1\[1\].*power_to_db"):
@@ -412,6 +416,13 @@ def test_arguments_that_do_not_exist_list_what_does() -> None:
         FusionEncoder("resnet10t", pool_levels=(5,))
     with pytest.raises(BandError, match="standard deviation"):
         FusionEncoder("resnet10t", statistics={**STATISTICS, "VV": (0.0, 0.0)})
+
+
+def test_options_are_kept_as_they_can_be_saved() -> None:
+    encoder = FusionEncoder("densenet121", backbone_options={"block_config": (1, 1, 1, 1)})
+    assert encoder.config["backbone_options"] == {"block_config": [1, 1, 1, 1]}
+    with pytest.raises(BackboneError, match="cannot be saved"):
+        FusionEncoder("resnet10t", backbone_options={"act_layer": torch.nn.ReLU})
 
 
 def test_the_random_twin_differs_in_weights_only(early: FusionEncoder) -> None:
