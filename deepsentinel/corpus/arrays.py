@@ -5,6 +5,7 @@ codecs, and the CF conventions (scale_factor, add_offset, flag_values) that xarr
 """
 
 import base64
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -132,8 +133,8 @@ def _extra(info: CorpusInfo, name: str) -> ArraySpec:
 
 
 def _flags(classes: Mapping[int, str]) -> dict[str, Any]:
-    """CF flag attributes: meanings are words separated by blanks."""
-    meanings = " ".join("_".join(name.split()) for name in classes.values())
+    """CF flag attributes: meanings are words separated by blanks, of few characters each."""
+    meanings = " ".join(re.sub(r"[^\w.+@-]+", "_", name).strip("_") for name in classes.values())
     return {"flag_values": list(classes), "flag_meanings": meanings}
 
 

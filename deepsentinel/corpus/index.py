@@ -80,6 +80,11 @@ def index_schema(info: CorpusInfo) -> pa.Schema:
     return pa.schema(list(columns.items()), metadata={"geo": json.dumps(_GEO)})
 
 
+def record_columns(info: CorpusInfo) -> tuple[str, ...]:
+    """Columns that make a `PatchRecord`."""
+    return (*_FACTS, *(spec.name for spec in index_labels(info)))
+
+
 def index_labels(info: CorpusInfo) -> tuple[LabelSpec, ...]:
     """Labels that are columns of the index."""
     return tuple(spec for spec in info.labels if not spec.is_raster)
@@ -127,7 +132,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]], info: CorpusInfo) -> pa.Table:
 
 
 def row_record(row: Mapping[str, Any], info: CorpusInfo) -> PatchRecord:
-    """The facts of a patch from its row of the index (as `pyarrow.Table.to_pylist` gives it)."""
+    """The facts of a patch from its row of the index, as Python values of `record_columns`."""
     facts = {name: row[name] for name in _FACTS}
     for name in _DATES:
         facts[name] = None if facts[name] is None else facts[name].astimezone(UTC)

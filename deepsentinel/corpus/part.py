@@ -16,7 +16,7 @@ from deepsentinel.corpus.shard import (
     encode_patch,
     fill_table,
 )
-from deepsentinel.store.local import sync_path
+from deepsentinel.store.local import make_folder, sync_path
 
 Place = tuple[int, list[int]]
 """Where a patch lies in its shard: its start, and the size of each of its chunks."""
@@ -69,7 +69,7 @@ class ShardPart:
 
     def publish(self) -> None:
         """Move the sealed file to its place."""
-        self.final.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.final.parent)
         self.path.replace(self.final)
         sync_path(self.final.parent)
 

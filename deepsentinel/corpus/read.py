@@ -24,7 +24,7 @@ from deepsentinel.corpus.format import (
     WORK_PATH,
     CorpusInfo,
 )
-from deepsentinel.corpus.index import index_schema, read_index, row_record
+from deepsentinel.corpus.index import read_index, record_columns, row_record
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
 from deepsentinel.corpus.protocol import Bands, PatchSource
 from deepsentinel.corpus.shard import ChunkError, decode_frame, split_patch
@@ -166,7 +166,8 @@ class Corpus:
         Raises:
             IndexError: there is no such patch.
         """
-        row = self._records.slice(self._number(i), 1).to_pylist()[0]
+        number = self._number(i)
+        row = {name: column[number].as_py() for name, column in self._records.items()}
         return row_record(row, self._static)
 
     def find(self, patch_id: str) -> int:
@@ -387,10 +388,10 @@ class Corpus:
         return _Places.of(self._read_index(columns), names, self._static.sensors)
 
     @cached_property
-    def _records(self) -> pa.Table:
-        places = self._places  # a corpus that grew meanwhile must not show rows that `len` lacks
-        names = [name for name in index_schema(self._static).names if name != "geometry"]
-        return self._read_index(names).slice(0, len(places.rows))
+    def _records(self) -> dict[str, pa.ChunkedArray]:
+        length = len(self)  # a corpus that grew meanwhile must not show rows that `len` lacks
+        table = self._read_index(list(record_columns(self._static)))
+        return {name: table[name].slice(0, length) for name in table.column_names}
 
     def _read_index(self, columns: list[str] | None) -> pa.Table:
         try:

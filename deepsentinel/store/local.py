@@ -20,7 +20,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A crash leaves the old file or the new one, never a part.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
@@ -36,6 +36,14 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write a whole file so that a crash leaves the old one or the new one."""
     with replacing(path) as partial:
         partial.write_bytes(data)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it so that they survive a power cut."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_path(folder.parent)
 
 
 def sync_path(path: Path) -> None:

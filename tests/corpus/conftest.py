@@ -1,5 +1,6 @@
 """Tiny corpora for the tests of this room."""
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,14 @@ from deepsentinel.corpus.write import CorpusWriter
 from deepsentinel.labels import LabelClass, Scheme
 
 SIZE = 16
+
+
+@pytest.fixture(autouse=True)
+def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a power cut it changes nothing, and it takes most of the time of tiny corpora."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 Patch = tuple[PatchRecord, PatchPixels]
 
 

@@ -40,7 +40,7 @@ INFO = CorpusInfo(
 )
 CALLS = ("pwrite", "ftruncate", "replace", "unlink", "fsync", "rmdir")
 REAL = {name: getattr(os, name) for name in CALLS}
-PATCHES = 5
+PATCHES = 3
 APPENDED_TO = 1  # patches of a finished corpus to which the others are appended
 
 

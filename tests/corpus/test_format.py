@@ -112,3 +112,13 @@ def test_shards_and_chunks(info):
         "cloud": "uint8",
         "dem": "float32",
     }
+
+
+def test_flag_meanings_are_single_words(info, scheme):
+    from deepsentinel.labels import scheme as known
+
+    spec = corpus_arrays(replace(info, labels=(LabelSpec("cover", "mask", known("worldcover")),)))
+    attributes = spec["cover"].attributes
+    words = attributes["flag_meanings"].split(" ")
+    assert len(words) == len(attributes["flag_values"]) == 11
+    assert words[5] == "Bare_sparse_vegetation"

@@ -243,6 +243,7 @@ def _child(corpus, queue):
     queue.put(float(np.nansum(corpus.read_physical(3)["s1"])))
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 on fork
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_reads_in_another_process(tiny_corpus, method):
     corpus = Corpus(tiny_corpus)

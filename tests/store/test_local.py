@@ -92,6 +92,7 @@ def test_handles_are_few_and_closed_in_the_end(tmp_path):
     assert open_handles() == before
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 on fork
 def test_a_fork_while_another_thread_holds_the_lock(store):
     """A child never waits for a lock whose owner does not exist in it."""
     store.read_range("a/b.bin", 0, 1)
