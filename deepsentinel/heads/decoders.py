@@ -55,11 +55,7 @@ def build_decoder(
 
 
 class Stack(nn.Module):
-    """Every map at the finest stride, side by side: what a linear probe sees.
-
-    Each cell of each map is normalised over its channels, so that one learning rate suits all
-    encoders.
-    """
+    """Every map at the finest stride, side by side: what a linear probe sees."""
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
@@ -70,8 +66,8 @@ class Stack(nn.Module):
         """Maps (B, sum C_i, h, w)."""
         height, width = (cells(n, self.out_stride) for n in size)
         resampled = [
-            resample(_normalised(m), s, self.out_stride, height, width)
-            for m, s in zip(features.maps, features.strides, strict=True)
+            resample(m, s, self.out_stride, height, width)
+            for m, s in zip(_even(features).maps, features.strides, strict=True)
         ]
         return torch.cat(resampled, dim=1)
 
@@ -107,7 +103,7 @@ class Unet(nn.Module):
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Maps (B, out_channels, h, w)."""
-        maps = self.neck(features, size)
+        maps = self.neck(_even(features), size)
         height, width = (n * self.neck.wanted[0] for n in maps[0].shape[-2:])
         pixels = maps[0].new_zeros(1, 1, 1, 1).expand(1, 1, height, width)  # only its size is read
         decoded: Tensor = self.decoder([pixels, *maps])
@@ -135,7 +131,7 @@ class Fpn(nn.Module):
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Maps (B, out_channels, h, w)."""
-        decoded: Tensor = self.decoder(list(self.neck(features, size)))
+        decoded: Tensor = self.decoder(list(self.neck(_even(features), size)))
         return decoded
 
 
@@ -143,6 +139,12 @@ def _strides(of_encoder: Sequence[int]) -> tuple[int, ...]:
     return (2, *_STRIDES) if min(of_encoder) <= 2 else _STRIDES
 
 
-def _normalised(maps: Tensor) -> Tensor:
-    last = maps.movedim(1, -1)
-    return F.layer_norm(last, last.shape[-1:]).movedim(-1, 1)
+def _even(features: Features) -> Features:
+    """Features with each cell of each map normalised over its channels.
+
+    Encoders differ by orders of magnitude in the scale of their maps; now one learning rate suits
+    all of them.
+    """
+    last = (m.movedim(1, -1) for m in features.maps)
+    even = tuple(F.layer_norm(m, m.shape[-1:]).movedim(-1, 1) for m in last)
+    return Features(features.embedding, even, features.strides)

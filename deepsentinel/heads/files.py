@@ -16,13 +16,17 @@ from deepsentinel.errors import WeightsError
 def write_model(
     folder: str | Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> Path:
-    """Write both files, each complete or not at all."""
+    """Write both files, each complete or not at all.
+
+    Raises:
+        OSError: a file could not be written, as on a full disk; it is as it was.
+    """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     plain = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
     text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     replace_file(path / "config.json", lambda p: p.write_text(text, encoding="utf-8"))
-    replace_file(path / "model.safetensors", lambda p: save_file(plain, p, {"format": "pt"}))
+    replace_file(path / "model.safetensors", lambda p: _save(plain, p))
     return path
 
 
@@ -40,6 +44,13 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _save(weights: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(weights, path, {"format": "pt"})
+    except SafetensorError as error:  # its own name for what the system says
+        raise OSError(str(error)) from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -106,8 +106,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             replace_file(self.path / "metrics.csv", lambda p: p.write_text(table, encoding="utf-8"))
-            replace_file(self.last, lambda p: torch.save(plain, p))
-        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+            replace_file(self.last, lambda p: _save(plain, p))
+        except OSError as error:
             raise _unwritable(self.path, len(state.history), error) from error
 
     def write_best(
@@ -120,7 +120,7 @@ class RunFolder:
         """
         try:
             write_model(self.best, config, weights)
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             raise _unwritable(self.best, epoch, error) from error
 
     def read_best(self) -> dict[str, Tensor]:
@@ -175,7 +175,18 @@ def _table(history: tuple[Row, ...]) -> str:
     return text.getvalue()
 
 
-def _unwritable(path: Path, epoch: int, error: Exception) -> TrainingError:
+def _save(plain: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        try:
+            torch.save(plain, file)
+        except RuntimeError as error:
+            # torch covers what the system said, such as a full disk, with a complaint of its own.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def _unwritable(path: Path, epoch: int, error: OSError) -> TrainingError:
     return TrainingError(
         f"after epoch {epoch} {path} could not be written: {error}. What was there before is "
         "untouched. Make room (or make the folder writable) and repeat the call: it goes on from "

@@ -1,6 +1,7 @@
 """Saving and loading: the same outputs, the same names, and refusal of what does not fit."""
 
 import json
+import resource
 
 import pytest
 import torch
@@ -102,17 +103,17 @@ def test_no_image(encoder) -> None:
         Classifier(encoder, 3).loss({"label": torch.zeros(1, dtype=torch.int64)})
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, encoder, monkeypatch) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path, encoder) -> None:
     model = Segmenter(encoder, 3, "linear")
     model.save_pretrained(tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("deepsentinel.heads.files.os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        model.save_pretrained(tmp_path)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            model.save_pretrained(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 2
 

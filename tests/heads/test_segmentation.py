@@ -145,3 +145,12 @@ def test_a_linear_probe_does_not_import_smp() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_the_scale_of_an_encoders_maps_does_not_matter(make_encoder, decoder) -> None:
+    encoder = make_encoder()
+    head = Segmenter(encoder, 3, decoder, channels=32).eval().head
+    features = encoder(s2=torch.rand(2, 12, 32, 32))
+    large = type(features)(features.embedding, tuple(1e3 * m for m in features.maps), (4, 8))
+    assert torch.allclose(head(features, (32, 32)), head(large, (32, 32)), atol=0.05)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -235,6 +236,20 @@ def test_a_full_disk_is_said_and_can_be_continued(tmp_path, model, samples, monk
     result = tune(model("linear", seed=5), train, val, tmp_path / "full")
     assert result.history == whole.history
     assert same(result.model.state_dict(), whole.model.state_dict())
+
+
+@pytest.mark.parametrize(("limit", "epoch"), [(300_000, 0), (1_500_000, 1)])
+def test_what_the_system_refuses_to_write_is_said(tmp_path, model, samples, limit, epoch) -> None:
+    """With a limit on the size of files: the first checkpoint, the first with an optimiser."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ours = model("linear")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(TrainingError, match=rf"after epoch {epoch} .*File too large"):
+            tune(ours, samples(4), samples(2, seed=1), tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, model, samples) -> None:
