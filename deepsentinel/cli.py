@@ -1,0 +1,442 @@
+"""The command line: one verb per public function."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import deepsentinel
+from deepsentinel.bands import check_sensors
+from deepsentinel.errors import DeepSentinelError, EncoderNotFoundError, SourceError, nearest
+
+app = typer.Typer(
+    name="deepsentinel",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Sentinel-1 and Sentinel-2 patches to embeddings, trained heads and maps.",
+)
+out = Console()
+err = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
+CorpusPath = Annotated[Path, typer.Argument(help="Folder of a corpus.", show_default=False)]
+Split = Annotated[
+    str | None, typer.Option(help="Only this split; all patches if not given.", show_default=False)
+]
+Seed = Annotated[int, typer.Option(help="Every random choice follows from it.")]
+
+
+class Task(StrEnum):
+    """What a head is trained for."""
+
+    segmentation = "segmentation"
+    classification = "classification"
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one message, not a traceback."""
+    try:
+        app()
+    except DeepSentinelError as error:
+        err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("Stopped. What was completed is kept; the same command continues from there.")
+        sys.exit(130)
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 (typer's callback)
+    if asked:
+        out.print(deepsentinel.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False, default=str))  # noqa: T201
+
+
+def _rows(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for place, name in enumerate(header):
+        table.add_column(name, justify="left" if place == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(v) for v in row))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder of source files.", show_default=False)],
+    dest: Annotated[Path, typer.Argument(help="Folder of the new corpus.", show_default=False)],
+    *,
+    kind: Annotated[
+        str | None, typer.Option(help="Kind of source; detected if not given.", show_default=False)
+    ] = None,
+    patch_size: Annotated[
+        int | None,
+        typer.Option(help="Pixels of a side; larger sources are tiled.", show_default=False),
+    ] = None,
+    boa_offset: Annotated[
+        str,
+        typer.Option(help="auto (names and metadata), detect (pixels too), 0 or -1000."),
+    ] = "auto",
+    resampling: Annotated[
+        str, typer.Option(help="How 20 m and 60 m bands come to 10 m: bilinear, nearest, cubic.")
+    ] = "bilinear",
+    block_m: Annotated[float, typer.Option(help="Metres of a side of a split block.")] = 10_000,
+    seed: Seed = 0,
+    s1_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="LO HI in dB of 8-bit radar whose scale you know.", show_default=False),
+    ] = None,
+    s2_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="LO HI in reflectance of 8-bit S2 whose scale you know.", show_default=False),
+    ] = None,
+    s2_level: Annotated[str, typer.Option(help="L2A or L1C, where a source holds both.")] = "L2A",
+    as_json: Json = False,
+) -> None:
+    """Make a corpus of files: GeoTIFF pairs, BigEarthNet, SSL4EO-S12, the original layout, ...
+
+    A killed run continues where it stopped when the same command is given again.
+
+    Example: [bold]deepsentinel convert ssl4eo/ corpus/ --patch-size 256[/]
+    """
+    from deepsentinel.corpus.convert import convert as run
+
+    with _progress("converting", quiet=as_json) as step:
+        report = run(
+            source,
+            dest,
+            kind=kind,
+            patch_size=patch_size,
+            boa_offset=_offset(boa_offset),
+            resampling=resampling,
+            block_m=block_m,
+            seed=seed,
+            s1_range=s1_range,
+            s2_range=s2_range,
+            s2_level=s2_level,
+            progress=step,
+        )
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        out.print(str(report), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def info(corpus: CorpusPath, *, as_json: Json = False) -> None:
+    """What a corpus is and holds.
+
+    Example: [bold]deepsentinel info corpus/[/]
+    """
+    from deepsentinel.corpus.read import open_corpus
+
+    opened = open_corpus(corpus)
+    if as_json:
+        _print_json(opened.info.to_json())
+        return
+    facts = opened.info
+    rows: list[tuple[str, Any]] = [
+        ("patches", f"{facts.count} of {facts.patch_size} x {facts.patch_size} px"),
+        ("resolution", f"{facts.resolution_m:g} m"),
+        *((f"bands {s}", " ".join(facts.bands[s])) for s in facts.sensors),
+        *((f"split {name}", count) for name, count in facts.splits.items()),
+        *((f"label {label.name}", _label_words(label)) for label in facts.labels),
+        ("also", " ".join(facts.extras) or None),
+        ("licence", facts.licence),
+        ("synthetic", "yes" if facts.synthetic else "no"),
+        ("description", facts.description or None),
+    ]
+    table = Table(title=f"{facts.name}, version {facts.version}", title_justify="left")
+    table.add_column("fact")
+    table.add_column("value", overflow="fold")
+    for name, value in rows:
+        table.add_row(name, _cell(value))
+    out.print(table)
+    if opened.unfinished:
+        out.print(
+            "This corpus is being written, or its writer was stopped: run it again to finish."
+        )
+
+
+@app.command()
+def stats(
+    corpus: CorpusPath,
+    *,
+    split: Split = None,
+    max_patches: Annotated[
+        int | None,
+        typer.Option(help="Read at most so many, drawn by the seed.", show_default=False),
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Per band: mean, spread, percentiles, share not observed; and patches that look offset.
+
+    Example: [bold]deepsentinel stats corpus/ --split train[/]
+    """
+    from deepsentinel.corpus.read import open_corpus
+    from deepsentinel.corpus.stats import corpus_stats
+
+    found = corpus_stats(open_corpus(corpus), split=split, max_patches=max_patches, seed=seed)
+    if as_json:
+        _print_json(found.to_json())
+        return
+    out.print(str(found), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(corpus: CorpusPath, *, as_json: Json = False) -> None:
+    """Check every stored byte of a corpus; names each bad patch and exits with 1 if there is one.
+
+    Example: [bold]deepsentinel verify corpus/[/]
+    """
+    from deepsentinel.corpus.verify import verify as run
+
+    with _progress("checking", quiet=as_json) as step:
+        report = run(corpus, progress=step)
+    if as_json:
+        _print_json({**asdict(report), "ok": report.ok})
+    else:
+        out.print(str(report), markup=False, highlight=False, soft_wrap=True)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plot(
+    corpus: CorpusPath,
+    patch_id: Annotated[str, typer.Argument(metavar="ID", help="Id of a patch, or its number.")],
+    *,
+    path: Annotated[
+        Path | None, typer.Option("--out", help="PNG to write; ID.png if not given.")
+    ] = None,
+) -> None:
+    """Draw one patch: true colour, radar composite, target.
+
+    Example: [bold]deepsentinel plot corpus/ 0 --out patch.png[/]
+    """
+    from deepsentinel.datasets.dataset import DeepSentinelDataset
+
+    dataset = DeepSentinelDataset(corpus, split=None)
+    sample = dataset[_place(dataset.corpus, patch_id)]
+    target = path or Path(f"{sample['meta'].id.replace('/', '_')}.png")
+    dataset.plot(sample, suptitle=sample["meta"].id).savefig(target, dpi=150)
+    out.print(f"wrote {target}", highlight=False)
+
+
+@app.command()
+def encoders(
+    name: Annotated[
+        str | None, typer.Argument(help="Show the whole card of this encoder.", show_default=False)
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """The encoders that can be loaded by name: bands, size, licence; or one card.
+
+    Example: [bold]deepsentinel encoders deepsentinel-nano[/]
+    """
+    from deepsentinel.zoo.load import list_encoders
+
+    cards = {card.name: card for card in list_encoders()}
+    if name is not None and name not in cards:
+        raise EncoderNotFoundError(f"there is no encoder {name!r}. {nearest(name, cards)}")
+    if as_json:
+        found = [c.to_json() for c in cards.values()] if name is None else cards[name].to_json()
+        _print_json(found)
+    elif name is not None:
+        out.print(Markdown(_without_front_matter(cards[name].to_markdown())))
+    else:
+        header = ("name", "sensors", "embedding", "strides", "parameters", "licence")
+        rows = [
+            (c.name, "+".join(c.sensors), c.embed_dim, _joined(c.strides), c.parameters, c.licence)
+            for c in cards.values()
+        ]
+        out.print(_rows("Encoders", header, rows))
+        out.print(
+            "deepsentinel encoders NAME shows a card: bands, units, training, scores, limits."
+        )
+
+
+@app.command()
+def finetune(
+    corpus: CorpusPath,
+    *,
+    task: Annotated[Task, typer.Option(help="What to train.")] = Task.segmentation,
+    label: Annotated[
+        str | None,
+        typer.Option(help="Label to learn, where the corpus has several.", show_default=False),
+    ] = None,
+    encoder: Annotated[
+        str, typer.Option(help="Name or folder; `deepsentinel encoders` lists the names.")
+    ] = "deepsentinel-nano",
+    decoder: Annotated[str, typer.Option(help="unet, unetplusplus, fpn or linear.")] = "unet",
+    sensors: Annotated[str, typer.Option(help="s1, s2 or s1,s2.")] = "s1,s2",
+    epochs: Annotated[int, typer.Option(help="Passes over the train split.")] = 20,
+    lr: Annotated[float, typer.Option(help="Learning rate of the head.")] = 1e-3,
+    freeze_encoder: Annotated[
+        bool, typer.Option("--freeze-encoder", help="Train the head only.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Patches a batch.")] = 16,
+    num_workers: Annotated[int, typer.Option(help="Worker processes that read.")] = 0,
+    seed: Seed = 0,
+    out_dir: Annotated[
+        Path, typer.Option("--out", help="Folder of checkpoints and scores.")
+    ] = Path("finetune"),
+    as_json: Json = False,
+) -> None:
+    """Train a head, and the encoder unless frozen, on the train split; score it on test.
+
+    A killed run continues where it stopped when the same command is given again.
+
+    Example: [bold]deepsentinel finetune corpus/ --task segmentation --epochs 30 --out run/[/]
+    """
+    from deepsentinel.datasets.dataset import DeepSentinelDataset
+    from deepsentinel.training.evaluate import evaluate_model
+    from deepsentinel.training.finetune import finetune as run
+    from deepsentinel.training.setup import model_for, pick_label
+    from deepsentinel.zoo.load import load_encoder
+
+    asked = check_sensors(tuple(part.strip() for part in sensors.split(",")))
+    spec = pick_label(DeepSentinelDataset(corpus, None, labels=()).info, task, label)
+    train, val, test = (
+        DeepSentinelDataset(corpus, split, sensors=asked, labels=(spec.name,))
+        for split in ("train", "val", "test")
+    )
+    result = run(
+        model_for(load_encoder(encoder), spec, decoder=decoder),
+        train,
+        val,
+        out_dir=out_dir,
+        epochs=epochs,
+        lr=lr,
+        freeze_encoder=freeze_encoder,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        seed=seed,
+        progress=not as_json,
+    )
+    scores = evaluate_model(result.model, test)
+    facts = {"best_epoch": result.best_epoch, result.metric: result.best_score, "test": scores}
+    (out_dir / "scores.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        _print_json({**facts, "model": str(result.best)})
+        return
+    out.print(str(result), markup=False, highlight=False, soft_wrap=True)
+    out.print(_rows("On the test split", ("score", "value"), list(scores.items())))
+
+
+@app.command()
+def demo(
+    *,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A corpus, or a folder that convert reads; synthetic scenes if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of all results.")] = Path(
+        "deepsentinel-demo"
+    ),
+    patches: Annotated[int, typer.Option(help="Synthetic patches to make.")] = 240,
+    epochs: Annotated[int, typer.Option(help="Passes of each head over the train split.")] = 12,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Everything once, offline: a corpus, embeddings, trained heads, scores, pictures.
+
+    Example: [bold]deepsentinel demo --out demo/[/]
+    """
+    from deepsentinel.demo import COLUMNS
+    from deepsentinel.demo import demo as run
+
+    console = err if as_json else out
+    result = run(
+        data,
+        out_dir,
+        patches=patches,
+        epochs=epochs,
+        seed=seed,
+        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+    )
+    if as_json:
+        _print_json(json.loads((out_dir / "metrics.json").read_text(encoding="utf-8")))
+        return
+    origin = "synthetic scenes" if result.synthetic else result.corpus
+    rows = [(name, *(f"{s[c]:.3f}" for c in COLUMNS)) for name, s in result.rows.items()]
+    out.print(_rows(f"Test split of {origin}", ("row", *COLUMNS), rows))
+    out.print("s1, s2, both: what the encoder was shown. band_stats, random: controls on both.")
+    for what, path in result.files.items():
+        out.print(f"{what:>20}  {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _offset(text: str) -> str | int:
+    if text in {"auto", "detect"}:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise SourceError(
+            f"--boa-offset {text!r} is not understood; give auto, detect, 0 or -1000."
+        ) from None
+
+
+def _place(corpus: Any, patch_id: str) -> int:
+    return int(patch_id) if patch_id.isdecimal() else int(corpus.find(patch_id))
+
+
+def _label_words(label: Any) -> str:
+    if label.scheme is None:
+        return str(label.kind)
+    return f"{label.kind}, {len(label.scheme)} classes of {label.scheme.name}"
+
+
+def _joined(values: Sequence[int]) -> str:
+    return " ".join(str(v) for v in values)
+
+
+def _without_front_matter(text: str) -> str:
+    return text.split("---\n", 2)[2] if text.startswith("---\n") else text
+
+
+@contextmanager
+def _progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar that a long function moves by telling (done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=err, disable=quiet) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
