@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from deepsentinel.corpus.format import INFO_PATH, dump_json
 from deepsentinel.corpus.plan import (
-    BoaOffset,
     Plan,
     SplitRule,
     check_offset,
@@ -23,9 +22,9 @@ from deepsentinel.corpus.plan import (
 )
 from deepsentinel.corpus.read import Corpus
 from deepsentinel.corpus.report import REPORT_PATH, ConvertReport, count_offsets
-from deepsentinel.corpus.resample import Method, check_method
+from deepsentinel.corpus.resample import check_method
 from deepsentinel.corpus.sources import open_source
-from deepsentinel.corpus.sources.base import S2Level, Skipped, Source, SourceOptions
+from deepsentinel.corpus.sources.base import Skipped, Source, SourceOptions, check_level
 from deepsentinel.corpus.sources.patches import PatchReader
 from deepsentinel.corpus.splits import DEFAULT_BLOCK_M, DEFAULT_SPLITS, check_splits
 from deepsentinel.corpus.write import CorpusWriter
@@ -41,9 +40,9 @@ def convert(
     *,
     kind: str | None = None,
     patch_size: int | None = None,
-    boa_offset: BoaOffset = "auto",
-    resampling: Method = "bilinear",
-    s2_level: S2Level = "L2A",
+    boa_offset: str | int = "auto",
+    resampling: str = "bilinear",
+    s2_level: str = "L2A",
     block_m: float = DEFAULT_BLOCK_M,
     splits: Mapping[str, float] | None = None,
     seed: int = 0,
@@ -65,7 +64,7 @@ def convert(
             out and named in the report. `"detect"` also takes -1000 where the pixels show it.
             0 or -1000 is given for all, whatever names say.
         resampling: `nearest`, `bilinear` or `cubic`, for bands that are not at 10 m.
-        s2_level: which level to take where the source holds both.
+        s2_level: `L2A` or `L1C`, where the source holds both.
         block_m: metres; patches of one block of this size share a split.
         splits: share of each split; by default train 0.7, val 0.15, test 0.15.
         seed: of the assignment of blocks to splits.
@@ -91,15 +90,16 @@ def convert(
     root, path = Path(dest), Path(source)
     reading = SourceOptions(
         resampling=check_method(resampling),
-        s2_level=s2_level,
+        s2_level=check_level(s2_level),
         s1_range=s1_range,
         s2_range=s2_range,
     )
+    offset = check_offset(boa_offset)
     opened = open_source(path, kind=kind, options=reading)
     shares = check_splits(splits or DEFAULT_SPLITS)
     options = {
         "kind": opened.KIND,
-        "boa_offset": check_offset(boa_offset),
+        "boa_offset": offset,
         "resampling": resampling,
         "s2_level": s2_level,
         "block_m": block_m,
@@ -112,7 +112,7 @@ def convert(
     plan = plan_source(
         opened,
         patch_size=patch_size,
-        boa_offset=boa_offset,
+        boa_offset=offset,
         rule=SplitRule(shares=shares, block_m=block_m, seed=seed),
         existing=lambda size: _settle(root, options | {"patch_size": size}),
     )

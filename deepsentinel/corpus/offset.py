@@ -10,7 +10,7 @@ reflectance near 0 in some band, so in a whole scene:
 
 - Level-1C: the cirrus band B10 sees almost nothing of the ground and stays near 0; with an offset
   it sits just above 1000.
-- any band well below 1000 excludes the offset: surface reflectance would be clearly negative.
+- two bands well below 1000 exclude the offset: their reflectance would be clearly negative.
 - the darkest pixels of the visible, the near and the short-wave infrared all resting just above
   1000 show it: a scene without offset would need the same floor of 0.1 in all three.
 - everything else (haze, snow, cloud, desert, one chip of vegetation) is undecided.
@@ -32,6 +32,8 @@ FLOOR_PERCENTILE: Final = 0.1
 """How dark a band gets: this percentile of its observed digital numbers."""
 CLEARLY_BELOW: Final = 800
 """A floor below means no offset: with one, reflectance would be under -0.02."""
+MIN_DARK_BANDS: Final = 2
+"""So many bands must go there: one alone may be overcorrected for its atmosphere."""
 RESTS_ON_OFFSET: Final = (960, 1250)
 """Floors of visible, near and short-wave infrared that all lie in here show an offset."""
 MIN_PIXELS: Final = 256
@@ -102,18 +104,20 @@ def judge_offset(bands: Mapping[str, NDArray[Any]]) -> OffsetJudgement:
     floors = {b: f for b, dn in bands.items() if (f := _floor(dn, FLOOR_PERCENTILE)) is not None}
     if not floors:
         return _undecided("too few observed pixels")
-    darkest = min(floors, key=lambda b: floors[b])
-    if floors[darkest] < CLEARLY_BELOW:
+    darkest = sorted(floors, key=lambda b: floors[b])[:MIN_DARK_BANDS]
+    if all(floors[b] < CLEARLY_BELOW for b in darkest):
+        listed = " and ".join(f"{b} down to {floors[b]:.0f}" for b in darkest)
         return OffsetJudgement(
             offset=0,
-            confidence=_grade(CLEARLY_BELOW - floors[darkest]),
-            reason=f"{darkest} goes down to {floors[darkest]:.0f}, far below 1000",
+            confidence=_grade(CLEARLY_BELOW - floors[darkest[-1]]),
+            reason=f"far below 1000: {listed}",
         )
-    return _judge_floors(floors, darkest)
+    return _judge_floors(floors)
 
 
-def _judge_floors(floors: Mapping[str, float], darkest: str) -> OffsetJudgement:
+def _judge_floors(floors: Mapping[str, float]) -> OffsetJudgement:
     low, high = RESTS_ON_OFFSET
+    darkest = min(floors, key=lambda b: floors[b])
     by_group = {
         title: min(known)
         for title, names in FLOOR_GROUPS.items()

@@ -16,6 +16,7 @@ from deepsentinel.corpus.sources.base import Scene, Skipped, Source
 from deepsentinel.corpus.sources.patches import PlannedPatch, load_scene, plan_patches, scene_dn
 from deepsentinel.corpus.splits import assign_splits, block_of
 from deepsentinel.errors import SourceError
+from deepsentinel.units import BOA_OFFSET
 
 BoaOffset = Literal["auto", "detect"] | int
 MAX_WHOLE: Final = 264
@@ -47,7 +48,7 @@ class SplitRule:
     seed: int
 
 
-def check_offset(value: BoaOffset) -> BoaOffset:
+def check_offset(value: str | int) -> BoaOffset:
     """The value, if it is one that `convert` takes.
 
     Raises:
@@ -57,9 +58,13 @@ def check_offset(value: BoaOffset) -> BoaOffset:
         >>> check_offset("auto")
         'auto'
     """
-    if value not in {"auto", "detect", 0, -1000}:
-        raise SourceError(f"boa_offset={value!r}: expected 'auto', 'detect', 0 or -1000.")
-    return value
+    if value == "auto":
+        return "auto"
+    if value == "detect":
+        return "detect"
+    if isinstance(value, int) and value in {0, BOA_OFFSET}:
+        return value
+    raise SourceError(f"boa_offset={value!r}: expected 'auto', 'detect', 0 or {BOA_OFFSET}.")
 
 
 def plan_source(

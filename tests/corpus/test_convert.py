@@ -304,7 +304,9 @@ def test_what_is_no_source_lists_the_kinds(tmp_path, source):
     ("option", "error"),
     [
         ({"boa_offset": -500}, SourceError),
+        ({"boa_offset": "guess"}, SourceError),
         ({"resampling": "lanczos"}, UnknownNameError),
+        ({"s2_level": "L3"}, UnknownNameError),
         ({"splits": {"train": -1.0}}, SplitError),
         ({"patch_size": 0}, SourceError),
         ({"patch_size": 25}, SourceError),

@@ -7,7 +7,7 @@ kind means one module with a class that fulfils `Source` and a row in `SOURCES`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, cast, get_args
 
 from affine import Affine
 from numpy.typing import NDArray
@@ -17,9 +17,22 @@ from deepsentinel.bands import Sensor
 from deepsentinel.corpus.format import LabelSpec
 from deepsentinel.corpus.patch import PatchRecord
 from deepsentinel.corpus.resample import Method, reproject
-from deepsentinel.errors import SourceError
+from deepsentinel.errors import SourceError, UnknownNameError, nearest
 
 S2Level = Literal["L1C", "L2A"]
+
+
+def check_level(level: str) -> S2Level:
+    """The processing level of that name; an unknown one is an error.
+
+    Example:
+        >>> check_level("L1C")
+        'L1C'
+    """
+    for known in get_args(S2Level):
+        if level == known:
+            return cast("S2Level", known)
+    raise UnknownNameError(f"unknown level {level!r}. {nearest(level, get_args(S2Level))}")
 
 
 @dataclass(frozen=True, kw_only=True)
