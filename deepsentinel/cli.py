@@ -121,7 +121,9 @@ def convert(
     ] = None,
     s2_range: Annotated[
         tuple[float, float] | None,
-        typer.Option(help="LO HI in reflectance of 8-bit S2 whose scale you know.", show_default=False),
+        typer.Option(
+            help="LO HI in reflectance of 8-bit S2 whose scale you know.", show_default=False
+        ),
     ] = None,
     s2_level: Annotated[str, typer.Option(help="L2A or L1C, where a source holds both.")] = "L2A",
     as_json: Json = False,
@@ -412,6 +414,16 @@ def _offset(text: str) -> str | int:
     except ValueError:
         raise SourceError(
             f"--boa-offset {text!r} is not understood; give auto, detect, 0 or -1000."
+        ) from None
+
+
+def _shares(text: str) -> dict[str, float]:
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {split.strip(): float(share) for split, share in pairs}
+    except ValueError:
+        raise SourceError(
+            f"--splits {text!r} is not understood; give such as train=0.7,val=0.15,test=0.15."
         ) from None
 
 
