@@ -49,7 +49,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(title="EfficientNet", modules=("efficientnet",), example="efficientnet_lite0"),
     Family(
         title="ViT",
-        modules=("vision_transformer", "deit", "eva"),
+        modules=("vision_transformer", "vision_transformer_hybrid", "deit", "eva"),
         example="vit_tiny_patch16_224",
         options={"dynamic_img_size": True},
     ),
@@ -128,7 +128,10 @@ class Backbone(nn.Module):
         try:
             maps = self.net.eval()(weight.new_zeros(1, in_channels, *size))
         except (AssertionError, RuntimeError, ValueError) as error:
-            raise _refusal(self.name, f"it fails at {size[0]} x {size[1]} px ({error})") from error
+            raise _refusal(
+                self.name,
+                f"it fails at {size[0]} x {size[1]} px ({str(error) or type(error).__name__})",
+            ) from error
         finally:
             self.net.train(training)
         return tuple(
