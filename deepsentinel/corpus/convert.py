@@ -25,7 +25,7 @@ from deepsentinel.corpus.report import REPORT_PATH, ConvertReport, count_offsets
 from deepsentinel.corpus.resample import check_method
 from deepsentinel.corpus.sources import open_source
 from deepsentinel.corpus.sources.base import Skipped, Source, SourceOptions, check_level
-from deepsentinel.corpus.sources.patches import PatchReader
+from deepsentinel.corpus.sources.patches import PatchReader, with_cloud_share
 from deepsentinel.corpus.splits import DEFAULT_BLOCK_M, DEFAULT_SPLITS, check_splits
 from deepsentinel.corpus.write import CorpusWriter
 from deepsentinel.errors import CorpusExistsError, SourceError
@@ -164,7 +164,8 @@ def _write(
         for number, patch in enumerate(plan.patches):
             if patch.record.id not in before:
                 try:
-                    writer.add(patch.record, reader.read(patch))
+                    pixels = reader.read(patch)
+                    writer.add(with_cloud_share(patch.record, pixels), pixels)
                 except SourceError as error:
                     skipped.append(Skipped(name=patch.record.id, reason=str(error)))
             if progress is not None:

@@ -7,6 +7,7 @@ dialects calls the lower edge `lly`.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +50,7 @@ _S1_NAME = re.compile(r"S1[ABC]_IW_GRDH_.*_\d+_\d+")
 
 
 class BigEarthNet:
-    """A folder of BigEarthNet v1 patch folders."""
+    """A folder of BigEarthNet v1 patch folders, or of the two folders (S1, S2) that hold them."""
 
     KIND: ClassVar[str] = "bigearthnet"
     LOOKS_FOR: ClassVar[str] = (
@@ -63,10 +64,7 @@ class BigEarthNet:
     @staticmethod
     def detect(path: Path) -> bool:
         """Whether the folder holds BigEarthNet patch folders."""
-        return any(
-            (_S2_NAME.fullmatch(p.name) or _S1_NAME.fullmatch(p.name)) and _metadata(p).is_file()
-            for p in subfolders(path)
-        )
+        return any(_metadata(p).is_file() for p in _patch_folders(path))
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -76,7 +74,7 @@ class BigEarthNet:
     @cached_property
     def facts(self) -> SourceFacts:
         """The two sensors as far as folders of them are there, and the 43 classes."""
-        names = [p.name for p in subfolders(self._path)]
+        names = [p.name for p in _patch_folders(self._path)]
         bands: dict[Sensor, tuple[str, ...]] = {}
         if any(_S1_NAME.fullmatch(n) for n in names):
             bands["s1"] = S1_BANDS
@@ -93,7 +91,7 @@ class BigEarthNet:
     def scenes(self) -> list[Scene]:
         """One scene an S2 patch with its S1, then S1 patches whose S2 is not there."""
         self._skipped = []
-        folders = subfolders(self._path)
+        folders = list(_patch_folders(self._path))
         radar = self._radar([p for p in folders if _S1_NAME.fullmatch(p.name)])
         found: list[Scene] = []
         for folder in folders:
@@ -154,6 +152,18 @@ def class_ids(names: list[str], *, where: str) -> tuple[int, ...]:
     if unknown:
         raise SourceError(f"{where} has labels {unknown}, which {SCHEME} does not know.")
     return tuple(sorted(classes[n.casefold()] for n in names))
+
+
+def _patch_folders(path: Path) -> Iterator[Path]:
+    """Patch folders in a folder or one level below it."""
+    for folder in subfolders(path):
+        if _S2_NAME.fullmatch(folder.name) or _S1_NAME.fullmatch(folder.name):
+            yield folder
+        else:
+            inner = subfolders(folder)
+            yield from (
+                p for p in inner if _S2_NAME.fullmatch(p.name) or _S1_NAME.fullmatch(p.name)
+            )
 
 
 def _scene(optical: Path | None, radar: Path | None) -> Scene:

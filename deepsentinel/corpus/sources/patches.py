@@ -12,11 +12,14 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from deepsentinel.corpus.codes import encode_s1, encode_s2_dn
+from deepsentinel.corpus.codes import CLOUD_UNKNOWN, encode_s1, encode_s2_dn
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
 from deepsentinel.corpus.resample import Method, resample
 from deepsentinel.corpus.sources.base import Grid, Layer, Scene, ScenePixels, Source
 from deepsentinel.errors import LabelError, SourceError
+
+_CLOUDS = (1, 2)
+"""Thick and thin cloud of `CLOUD_CLASSES`; shadow is not cloud."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,3 +166,20 @@ def _cut(codes: NDArray[Any] | None, rows: slice, columns: slice) -> NDArray[Any
 def scene_dn(pixels: ScenePixels) -> dict[str, NDArray[Any]]:
     """Digital numbers of a scene by band, each at its own resolution."""
     return {} if pixels.s2 is None else {b: layer.dn for b, layer in pixels.s2.items()}
+
+
+def with_cloud_share(record: PatchRecord, pixels: PatchPixels) -> PatchRecord:
+    """The record with the share of cloud in the patch's own mask, in percent of what it knows.
+
+    Example:
+        >>> clouds = {"cloud": np.array([[0, 1], [2, 255]], dtype=np.uint8)}
+        >>> record = with_cloud_share(PatchRecord(id="a"), PatchPixels(rasters=clouds))
+        >>> record.cloud_percent
+        66.67
+    """
+    clouds = pixels.rasters.get("cloud")
+    known = None if clouds is None else clouds[clouds != CLOUD_UNKNOWN]
+    if known is None or known.size == 0:
+        return record
+    share = np.isin(known, _CLOUDS).mean() * 100
+    return replace(record, cloud_percent=round(float(share), 2))

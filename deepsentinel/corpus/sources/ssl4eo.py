@@ -72,7 +72,7 @@ class Ssl4eo:
     @staticmethod
     def detect(path: Path) -> bool:
         """Whether there is a place with S2 dates."""
-        return bool(_places(path))
+        return any(_is_place(p) for p in (path, *subfolders(path)))
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -151,8 +151,11 @@ def _region(folder: Path, band: str, known: Region | None) -> Region:
 
 
 def _places(path: Path) -> list[Path]:
-    candidates = [path, *subfolders(path)]
-    return [p for p in candidates if any(_dated(p / name) for name, _ in _OPTICAL.values())]
+    return [p for p in (path, *subfolders(path)) if _is_place(p)]
+
+
+def _is_place(folder: Path) -> bool:
+    return any(_dated(folder / name) for name, _ in _OPTICAL.values())
 
 
 def _dated(folder: Path) -> bool:

@@ -137,7 +137,6 @@ class WorldCereal:
             if abs(radar.times[near] - time) > MAX_GAP:
                 self._skipped.append(Skipped(name=name, reason="no S1 date within 3 days"))
                 continue
-            clouds = _clouds(coarse.arrays["SCL"][row])
             record = PatchRecord(
                 id=name,
                 date_s1=radar.times[near],
@@ -147,7 +146,6 @@ class WorldCereal:
                 level_s2="L2A",
                 boa_offset=0,
                 boa_offset_source="source",
-                cloud_percent=round(float(np.isin(clouds, (1, 2)).mean() * 100), 2),
             )
             rows = {"row_s1": near, "row_s2": row}
             found.append(Scene(record=record, grid=fine.grid, files=files | rows))

@@ -12,6 +12,7 @@ from rasterio.warp import Resampling, reproject
 
 from deepsentinel.bands import S2_BANDS
 from deepsentinel.corpus.convert import convert
+from deepsentinel.corpus.read import Corpus
 from deepsentinel.corpus.sources import open_source
 from deepsentinel.corpus.sources.base import SourceOptions
 from deepsentinel.corpus.sources.patches import PatchReader, plan_patches
@@ -78,6 +79,16 @@ def test_facts_and_labels(pairs, converted):
     assert names == ["Non-irrigated arable land", "Pastures"]
 
 
+def test_two_roots_as_distributed(pairs, tmp_path):
+    """BigEarthNet-S1-v1.0 and BigEarthNet-v1.0 beside each other."""
+    for root, name in (("BigEarthNet-v1.0", PAIR), ("BigEarthNet-S1-v1.0", RADAR)):
+        shutil.copytree(pairs / name, tmp_path / "source" / root / name)
+    convert(tmp_path / "source", tmp_path / "corpus")
+    corpus = Corpus(tmp_path / "corpus")
+    assert len(corpus) == 1
+    assert set(corpus.read_physical(0)) == {"s1", "s2"}
+
+
 def test_one_sensor_alone_is_taken(pairs, tmp_path):
     """An S2 patch without S1, and an S1 patch whose S2 is not there."""
     source = tmp_path / "source"
@@ -86,8 +97,6 @@ def test_one_sensor_alone_is_taken(pairs, tmp_path):
     shutil.copytree(pairs / other, source / other)
     report = convert(source, tmp_path / "corpus")
     assert report.converted == 2
-    from deepsentinel.corpus.read import Corpus
-
     corpus = Corpus(tmp_path / "corpus")
     assert set(corpus.read_physical(corpus.find(PAIR))) == {"s2"}
     assert set(corpus.read_physical(corpus.find(other))) == {"s1"}

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+import rasterio
 
 from deepsentinel.bands import S2_BANDS
 from deepsentinel.corpus.convert import convert
@@ -54,6 +55,26 @@ def test_left_over_edge_and_impossible_sizes_are_said(shared_data, tmp_path):
     assert any("68 rows" in note for note in report.notes)
     with pytest.raises(SourceError, match="1068"):
         convert(shared_data / "majortom", tmp_path / "other", patch_size=1069)
+
+
+def test_cloud_share_is_that_of_each_tile(shared_data, tmp_path):
+    (folder,) = (shared_data / "majortom").iterdir()
+    source = tmp_path / "source" / folder.name
+    source.mkdir(parents=True)
+    shutil.copy(folder / "B02.tif", source)
+    with rasterio.open(folder / "cloud_mask.tif") as file:
+        profile, clouds = file.profile, file.read()
+    clouds[0, :267, :534] = 1  # half of the first tile thick cloud
+    clouds[0, 534:, 534:] = 3  # the last one shadow: not cloud
+    clouds[0, :534, 534:] = 2
+    clouds[0, :10, 534:] = 77  # not known
+    with rasterio.open(source / "cloud_mask.tif", "w", **profile) as file:
+        file.write(clouds)
+    convert(tmp_path / "source", tmp_path / "corpus", patch_size=534)
+    corpus = Corpus(tmp_path / "corpus")
+    shares = {corpus.record(i).id[-3:]: corpus.record(i).cloud_percent for i in range(4)}
+    assert shares == {"0_0": 50.0, "0_1": 100.0, "1_0": 0.0, "1_1": 0.0}
+    assert set(np.unique(corpus.read(1, rasters=("cloud",)).rasters["cloud"])) == {2, 255}
 
 
 def test_a_band_that_was_not_delivered_is_not_observed(shared_data, tmp_path):
