@@ -126,6 +126,12 @@ def convert(
         ),
     ] = None,
     s2_level: Annotated[str, typer.Option(help="L2A or L1C, where a source holds both.")] = "L2A",
+    splits: Annotated[str, typer.Option(help="Share of the blocks in each split.")] = (
+        "train=0.7,val=0.15,test=0.15"
+    ),
+    name: Annotated[
+        str | None, typer.Option(help="Name of the corpus.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a corpus of files: GeoTIFF pairs, BigEarthNet, SSL4EO-S12, the original layout, ...
@@ -145,7 +151,9 @@ def convert(
             boa_offset=_offset(boa_offset),
             resampling=resampling,
             block_m=block_m,
+            splits=_shares(splits),
             seed=seed,
+            name=name,
             s1_range=s1_range,
             s2_range=s2_range,
             s2_level=s2_level,
