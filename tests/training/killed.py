@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from deepsentinel.datasets.transforms import Compose, RandomFlip, RandomRot90, SensorDropout
 from deepsentinel.heads import files
 from deepsentinel.training import checkpoint
 from deepsentinel.training.finetune import finetune
@@ -40,9 +41,11 @@ def tune(out_dir: Path, death: Death) -> None:
     replace_file = files.replace_file
 
     class Watched(list):
+        transforms = Compose(RandomFlip(), RandomRot90(), SensorDropout(s1=0.3, s2=0.3), seed=0)
+
         def __getitem__(self, index: int):
             death.at("read")
-            return super().__getitem__(index)
+            return self.transforms(super().__getitem__(index))
 
     def watched(path: Path, write) -> None:
         def torn(part: Path) -> None:

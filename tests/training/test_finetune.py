@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import DummyLogger
 
+from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import (
     CheckpointError,
     LabelError,
@@ -18,6 +20,7 @@ from deepsentinel.errors import (
     TrainingError,
     WeightsError,
 )
+from deepsentinel.heads.classification import Classifier
 from deepsentinel.heads.model import load_model
 from deepsentinel.sample import collate
 from deepsentinel.training.finetune import finetune
@@ -311,3 +314,59 @@ def test_the_learning_rate_rises_then_falls() -> None:
     assert factors[10:] == sorted(factors[10:], reverse=True)
     assert max(factors) == 1
     assert factors[100] == 0
+
+
+def test_several_classes_a_patch(tmp_path, samples) -> None:
+    def multilabel(count: int, seed: int = 0) -> list:
+        return [
+            s | {"label": torch.tensor([int((s["mask"] == k).any()) for k in range(3)])}
+            for s in samples(count, seed)
+        ]
+
+    torch.manual_seed(0)
+    encoder = FusionEncoder("resnet10t", levels=(1, 2))
+    ours = Classifier(encoder, 3, multilabel=True)
+    result = tune(ours, multilabel(24), multilabel(12, 1), tmp_path, epochs=6, encoder_lr=1e-2)
+    assert result.metric == "macro_map"
+    assert result.history[-1]["train_loss"] < 0.8 * result.history[0]["train_loss"]
+    assert set(result.history[0]) >= {"macro_map", "micro_map"}
+
+
+def test_bfloat16(tmp_path, model, samples) -> None:
+    options = {"precision": "bf16-mixed", "epochs": 2}
+    result = tune(model("unet"), samples(4), samples(2, seed=1), tmp_path, **options)
+    assert result.history[0]["train_loss"] > 0
+    assert all(v.dtype != torch.bfloat16 for v in result.model.state_dict().values())
+
+
+def test_a_logger_gets_each_epoch_once_over_all_sessions(tmp_path, model, samples) -> None:
+    class Rows(DummyLogger):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = []
+
+        def log_metrics(self, metrics, step=None) -> None:
+            self.rows.append((step, metrics["miou"]))
+
+    class Pressing(list):
+        left = 2 + 4 + 2
+
+        def __getitem__(self, index):
+            Pressing.left -= 1
+            if Pressing.left == 0:
+                raise KeyboardInterrupt
+            return super().__getitem__(index)
+
+    rows, val = Rows(), samples(2, seed=1)
+    with pytest.raises(KeyboardInterrupt, match="1 complete epochs"):
+        tune(model("linear"), Pressing(samples(4)), val, tmp_path, logger=rows)
+    result = tune(model("linear"), samples(4), val, tmp_path, logger=rows)
+    assert rows.rows == [(row["epoch"], row["miou"]) for row in result.history]
+
+
+def test_the_bar_says_what_matters(tmp_path, model, samples, capsys) -> None:
+    tune(model("linear"), samples(4), samples(2, seed=1), tmp_path, epochs=2, progress=True)
+    shown = capsys.readouterr().out
+    assert "epoch 2/2" in shown
+    assert "miou" in shown
+    assert "2/2" in shown
