@@ -8,6 +8,7 @@ with the splits of its blocks; a run with other options is refused.
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
@@ -161,16 +162,17 @@ def _write(
     write_atomic(root / OPTIONS_PATH, dump_json({"options": options, "blocks": plan.blocks}))
     with CorpusWriter(root, corpus_info(source, plan, name=options["name"])) as writer:
         before = writer.done
+        stored = set(before)
         for number, patch in enumerate(plan.patches):
             if patch.record.id not in before:
                 try:
                     pixels = reader.read(patch)
                     writer.add(with_cloud_share(patch.record, pixels), pixels)
+                    stored.add(patch.record.id)
                 except SourceError as error:
                     skipped.append(Skipped(name=patch.record.id, reason=str(error)))
             if progress is not None:
                 progress(number + 1, len(plan.patches))
-        stored = writer.done
     if not stored:
         if fresh:
             shutil.rmtree(root)  # nothing but an empty frame, which would refuse other options
@@ -186,8 +188,8 @@ def _report(
     root: Path,
     options: Mapping[str, Any],
     *,
-    stored: frozenset[str],
-    before: frozenset[str],
+    stored: AbstractSet[str],
+    before: AbstractSet[str],
     skipped: Sequence[Skipped],
 ) -> ConvertReport:
     records = [p.record for p in plan.patches if p.record.id in stored]

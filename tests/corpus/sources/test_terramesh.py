@@ -77,3 +77,23 @@ def test_level_1c_has_thirteen_bands(shared_data, converted, pixels):
     dn = pixels(shared_data / "terramesh" / "S2L1C" / "38D_378R_2_3.tif")[10]
     np.testing.assert_allclose(cirrus, dn / 10_000, atol=1e-6)
     assert corpus.record(i).level_s2 == "L1C"
+
+
+def test_the_dataset_and_xarray_give_the_same_pixels(shared_data, tmp_path, pixels):
+    xarray = pytest.importorskip("xarray")
+    dataset = pytest.importorskip("deepsentinel.datasets.dataset")
+    source = shared_data / "terramesh"
+    convert(source, tmp_path / "corpus", boa_offset="detect")
+    samples = dataset.DeepSentinelDataset(tmp_path / "corpus", None)
+    with xarray.open_zarr(tmp_path / "corpus" / "data.zarr") as cube:
+        for i, row in enumerate(samples.index["row"]):
+            sample = samples[i]
+            name = f"{sample['meta'].id}.tif"
+            dn = pixels(source / "S2L2A" / name).astype(float) + OFFSETS[sample["meta"].id]
+            db = pixels(source / "S1RTC" / name)
+            for s1, s2 in (
+                (sample["image_s1"].numpy(), sample["image_s2"].numpy()),
+                (cube["s1"][row].values, cube["s2"][row].values),
+            ):
+                np.testing.assert_array_equal(np.rint(s2 * 10_000), dn)
+                np.testing.assert_allclose(s1, db, atol=0.005 + 1e-5)
