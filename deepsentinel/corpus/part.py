@@ -69,6 +69,7 @@ class ShardPart:
 
     def publish(self) -> None:
         """Move the sealed file to its place."""
+        self.close()
         make_folder(self.final.parent)
         self.path.replace(self.final)
         sync_path(self.final.parent)

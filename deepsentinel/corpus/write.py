@@ -91,6 +91,7 @@ class CorpusWriter:
             self._journal = Journal(self._root / WORK_PATH / "journal.jsonl")
         self._parts: dict[str, ShardPart] = {}
         self._pending: list[Mapping[str, Any]] = []
+        self._snapshot: frozenset[str] | None = None
         self._open = True
         try:
             with self._explained():
@@ -115,8 +116,10 @@ class CorpusWriter:
 
     @property
     def done(self) -> frozenset[str]:
-        """Ids of the patches that are stored and will not be asked for again."""
-        return frozenset(self._done)
+        """Ids of the patches that are stored: skip them. A snapshot, made anew after an `add`."""
+        if self._snapshot is None:
+            self._snapshot = frozenset(self._done)
+        return self._snapshot
 
     def add(self, record: PatchRecord, pixels: PatchPixels) -> None:
         """Store one patch; when this returns, no crash of the process loses it.
@@ -296,6 +299,7 @@ class CorpusWriter:
             self._part(name).keep(slot, place)
         self._pending.append(row)
         self._done.add(row["id"])
+        self._snapshot = None
         self._next += 1
 
     # ---------------------------------------------------------------- one shard

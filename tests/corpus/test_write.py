@@ -337,6 +337,15 @@ def test_many_shards_write_the_index_now_and_then(tmp_path, monkeypatch):
     assert written == [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 16, 20]
 
 
+def test_done_is_a_snapshot(tmp_path):
+    with CorpusWriter(tmp_path, SMALL) as writer:
+        before = writer.done
+        writer.add(*small(0))
+        assert writer.done == {"p0"}
+        assert before == frozenset()
+        assert writer.done is writer.done
+
+
 def test_labels_without_a_scheme_take_any_id(tmp_path):
     info = replace(SMALL, labels=(LabelSpec("kind", "label"),))
     record, pixels = small(0)
