@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import Trainer
 from torch.utils.data import Dataset
 
+from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import TrainingError
 from deepsentinel.heads.model import Model, load_weights
 from deepsentinel.sample import PatchMeta, Sample
@@ -151,8 +152,10 @@ def finetune(
         "precision": precision,
         "train": _fingerprint(train),
         "val": _fingerprint(val),
-        "model": model.config(),
+        "model": _identity(model),
     }
+    if not freeze_encoder:
+        _disown_scores(model.encoder)
     folder = RunFolder(Path(out_dir))
     state = _begin(folder, model, options, resume=resume)
     if not is_finished(state.history, scores_for(model).headline, plan):
@@ -203,6 +206,22 @@ def _begin(folder: RunFolder, model: Model[Any], options: dict[str, Any], *, res
     check_options(state.options, options, folder.last)
     load_weights(model, state.model, folder.last)
     return state
+
+
+def _identity(model: Model[Any]) -> dict[str, Any]:
+    """The model's config, with the card's name alone: its other facts may be filled in later."""
+    config = model.config()
+    encoder = config["encoder"]
+    card = {"card": encoder["card"]["name"]} if "card" in encoder else {}
+    return config | {"encoder": encoder | card}
+
+
+def _disown_scores(encoder: object) -> None:
+    """Take from the card of an encoder that is about to change what will no longer be true."""
+    if isinstance(encoder, FusionEncoder):
+        note = {"fine-tuned": "with deepsentinel.finetune, from the weights named here"}
+        training = dict(encoder.card.training) | note
+        encoder.card = replace(encoder.card, scores=(), sha256="", training=training)
 
 
 def _fit(trainer: Trainer, task: Task, train: Any, val: Any) -> None:

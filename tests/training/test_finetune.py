@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 
+from deepsentinel.encoders.card import Card, Score
 from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import (
     CheckpointError,
@@ -166,6 +167,21 @@ def test_a_frozen_encoder_stays_as_it_is(tmp_path, model, samples, freeze) -> No
     stored = torch.load(result.last, weights_only=True)
     names = {k for k in stored["model"] if k.startswith("encoder.")}
     assert all(torch.equal(stored["model"][k], before[k[8:]]) for k in names) == freeze
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_a_changed_encoder_does_not_keep_the_scores_of_its_card(
+    tmp_path, model, samples, freeze
+) -> None:
+    ours = model("linear")
+    score = Score(task="probe", metric="accuracy", value=0.9)
+    ours.encoder.card = Card(name="tiny", scores=(score,), sha256="ab", training={"seed": "0"})
+    for _ in range(2):  # the second call, on the same model, is no other run
+        tune(ours, samples(4), samples(2, seed=1), tmp_path, epochs=1, freeze_encoder=freeze)
+    card = load_model(tmp_path).encoder.card
+    assert (card.name, card.training["seed"]) == ("tiny", "0")
+    assert (card.scores, card.sha256) == (((score,), "ab") if freeze else ((), ""))
+    assert ("fine-tuned" in card.training) != freeze
 
 
 def test_stops_early(tmp_path, model, samples) -> None:
