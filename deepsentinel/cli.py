@@ -1,8 +1,9 @@
 """The command line: one verb per public function."""
 
 import json
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
@@ -17,7 +18,13 @@ from rich.table import Table
 
 import deepsentinel
 from deepsentinel.bands import check_sensors
-from deepsentinel.errors import DeepSentinelError, EncoderNotFoundError, SourceError, nearest
+from deepsentinel.errors import (
+    DeepSentinelError,
+    EncoderNotFoundError,
+    SourceError,
+    UnknownNameError,
+    nearest,
+)
 
 app = typer.Typer(
     name="deepsentinel",
@@ -39,6 +46,10 @@ Split = Annotated[
 Seed = Annotated[int, typer.Option(help="Every random choice follows from it.")]
 
 
+INTERRUPTED = 130
+"""Exit code that typer makes of Ctrl-C, as shells do."""
+
+
 class Task(StrEnum):
     """What a head is trained for."""
 
@@ -54,9 +65,10 @@ def main() -> None:
         err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
         err.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("Stopped. What was completed is kept; the same command continues from there.")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            err.print("Stopped. What was completed is kept; the same command continues from there.")
+        raise
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 (typer's callback)
@@ -76,7 +88,20 @@ def _root(
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, allow_nan=False, default=str))  # noqa: T201
+    print(_json_text(value))  # noqa: T201
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(_without_nan(value), indent=2, allow_nan=False, default=str)
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with `None` for numbers that are not finite, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _rows(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
@@ -220,11 +245,24 @@ def stats(
     from deepsentinel.corpus.read import open_corpus
     from deepsentinel.corpus.stats import corpus_stats
 
-    found = corpus_stats(open_corpus(corpus), split=split, max_patches=max_patches, seed=seed)
+    with _progress("reading", quiet=as_json) as step:
+        found = corpus_stats(
+            open_corpus(corpus), split=split, max_patches=max_patches, seed=seed, progress=step
+        )
     if as_json:
         _print_json(found.to_json())
         return
-    out.print(str(found), markup=False, highlight=False, soft_wrap=True)
+    header = ("band", "mean", "std", "min", "p1", "p50", "p99", "max", "NaN")
+    rows = [_band_row(b) for b in found.bands]
+    where = f"split {found.split}" if found.split else "all splits"
+    out.print(_rows(f"{found.name}, {where}, {found.patches} patches", header, rows))
+    out.print("Sentinel-1 in dB, Sentinel-2 in reflectance; NaN is the share not observed.")
+    if found.offset_suspects is not None:
+        out.print(
+            f"{found.offset_suspects:.0%} of the patches are so bright in the visible that a baseline "
+            "offset may be left in; haze, snow and bright ground look the same.",
+            soft_wrap=True,
+        )
 
 
 @app.command()
@@ -251,7 +289,8 @@ def plot(
     patch_id: Annotated[str, typer.Argument(metavar="ID", help="Id of a patch, or its number.")],
     *,
     path: Annotated[
-        Path | None, typer.Option("--out", help="PNG to write; ID.png if not given.")
+        Path | None,
+        typer.Option("--out", help="PNG to write; ID.png if not given.", show_default=False),
     ] = None,
 ) -> None:
     """Draw one patch: true colour, radar composite, target.
@@ -263,8 +302,9 @@ def plot(
     dataset = DeepSentinelDataset(corpus, split=None)
     sample = dataset[_place(dataset.corpus, patch_id)]
     target = path or Path(f"{sample['meta'].id.replace('/', '_')}.png")
-    dataset.plot(sample, suptitle=sample["meta"].id).savefig(target, dpi=150)
-    out.print(f"wrote {target}", highlight=False)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    dataset.plot(sample).savefig(target, dpi=150, format="png")
+    out.print(f"wrote {target}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -361,7 +401,7 @@ def finetune(
     )
     scores = evaluate_model(result.model, test)
     facts = {"best_epoch": result.best_epoch, result.metric: result.best_score, "test": scores}
-    (out_dir / "scores.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    (out_dir / "scores.json").write_text(_json_text(facts) + "\n", encoding="utf-8")
     if as_json:
         _print_json({**facts, "model": str(result.best)})
         return
@@ -436,13 +476,27 @@ def _shares(text: str) -> dict[str, float]:
 
 
 def _place(corpus: Any, patch_id: str) -> int:
-    return int(patch_id) if patch_id.isdecimal() else int(corpus.find(patch_id))
+    """Number of the patch with that id or, where no patch is called so, that number."""
+    try:
+        return int(corpus.find(patch_id))
+    except UnknownNameError as error:
+        if patch_id.isdecimal() and int(patch_id) < len(corpus):
+            return int(patch_id)
+        numbers = f"A number from 0 to {len(corpus) - 1} is understood too."
+        raise UnknownNameError(f"{error} {numbers}") from None
 
 
 def _label_words(label: Any) -> str:
     if label.scheme is None:
         return str(label.kind)
     return f"{label.kind}, {len(label.scheme)} classes of {label.scheme.name}"
+
+
+def _band_row(band: Any) -> list[str]:
+    digits = 2 if band.sensor == "s1" else 4
+    values = (band.mean, band.std, band.minimum, band.p1, band.p50, band.p99, band.maximum)
+    numbers = ["-" if math.isnan(v) else f"{v:.{digits}f}" for v in values]
+    return [band.band, *numbers, "-" if math.isnan(band.nan_share) else f"{band.nan_share:.1%}"]
 
 
 def _joined(values: Sequence[int]) -> str:
@@ -456,7 +510,8 @@ def _without_front_matter(text: str) -> str:
 @contextmanager
 def _progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar that a long function moves by telling (done, total)."""
+    hidden = quiet or not err.is_terminal
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=err, disable=quiet) as bar:
+    with Progress(*columns, TimeRemainingColumn(), console=err, disable=hidden) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

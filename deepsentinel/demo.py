@@ -8,6 +8,7 @@ spatially separate.
 
 import csv
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from deepsentinel.errors import LabelError
 from deepsentinel.labels import Scheme
 from deepsentinel.sample import IGNORE_INDEX, Sample
 from deepsentinel.training.controls import PixelControl
-from deepsentinel.training.evaluate import band_statistics, embed, evaluate_model
+from deepsentinel.training.evaluate import Embeddings, band_statistics, embed, evaluate_model
 from deepsentinel.training.finetune import finetune
 from deepsentinel.training.probe import probe
 from deepsentinel.training.scores import Confusion
@@ -175,7 +176,7 @@ class Course:
             confusion.add(torch.from_numpy(control.predict(test[i])), test[i]["mask"])
         learnt, tested = band_statistics(train), band_statistics(test)
         classes = probe(
-            learnt.vectors, learnt.labels, tested.vectors, tested.labels, seed=self.seed
+            learnt.vectors, _labels(learnt), tested.vectors, _labels(tested), seed=self.seed
         )
         scores = {
             "miou": float(torch.nanmean(confusion.iou())),
@@ -196,7 +197,7 @@ class Course:
             embedding=found.vectors,
             id=np.array(found.ids),
             split=np.array(dataset.corpus.index.column("split").to_pylist()),
-            label=found.labels,
+            label=_labels(found),
         )
         return path
 
@@ -215,7 +216,8 @@ class Course:
         for i, entry in enumerate(self.scheme.classes):
             here = stored["label"] == i
             if here.any():
-                axes.scatter(*plane[here].T, s=28, color=entry.colour, label=entry.name, ec="#444")
+                x, y = plane[here].T
+                axes.scatter(x, y, s=28, color=entry.colour, label=entry.name, edgecolors="#444")
         axes.set(xlabel="first principal component", ylabel="second principal component")
         axes.set_title("Embedding of every patch, coloured by its most frequent class")
         figure.legend(loc="outside right upper", fontsize="small")
@@ -274,6 +276,18 @@ def with_dominant_class(sample: Sample) -> Sample:
     return {**sample, "label": label}
 
 
+def _labels(embeddings: Embeddings) -> NDArray[np.int64]:
+    if embeddings.labels is None:
+        raise LabelError("the patches have no mask, so no class of most pixels.")
+    return embeddings.labels
+
+
+def _known(found: Embeddings) -> NDArray[np.int64]:
+    if found.labels is None:
+        raise LabelError("the samples have no label.")
+    return found.labels
+
+
 def _corpus(data: str | Path | None, out: Path, *, patches: int, seed: int, say: Say) -> Path:
     if data is None:
         from deepsentinel.datasets.synthetic import write_synthetic_corpus
@@ -305,10 +319,15 @@ def _write_metrics(result: DemoResult) -> Path:
         "synthetic": result.synthetic,
         "splits": dict(result.splits),
         "scored_on": "test",
-        "rows": {name: dict(scores) for name, scores in result.rows.items()},
+        "rows": {name: _without_nan(scores) for name, scores in result.rows.items()},
     }
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return path
+
+
+def _without_nan(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """Scores as JSON knows them: `None` where one is not defined."""
+    return {column: v if math.isfinite(v) else None for column, v in scores.items()}
 
 
 def _write_table(result: DemoResult) -> Path:

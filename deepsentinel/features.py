@@ -1,6 +1,6 @@
 """What flows between encoder, head and evaluation: `Features` and `Prediction`, and who makes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -38,11 +38,21 @@ class Features:
         )
 
 
+def _unflatten(leaves: Iterable[Any], strides: tuple[int, ...]) -> Features:
+    embedding, maps = leaves
+    return Features(embedding, tuple(maps), strides)
+
+
+def _unflatten(leaves: Iterable[Any], strides: Any) -> Features:
+    embedding, maps = leaves
+    return Features(embedding, tuple(maps), strides)
+
+
 # torch.export and torch.compile then take an encoder as it is, Features in its output and all.
 pytree.register_pytree_node(
     Features,
     lambda f: ([f.embedding, list(f.maps)], f.strides),
-    lambda leaves, strides: Features(leaves[0], tuple(leaves[1]), strides),
+    _unflatten,
     serialized_type_name="deepsentinel.Features",
     to_dumpable_context=list,
     from_dumpable_context=tuple,

@@ -10,13 +10,14 @@ Sentinel-1 Product Definition (sigma nought as linear power; dB = 10 log10).
 """
 
 import sys
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from deepsentinel.errors import UnitsError
 
-Array = TypeVar("Array", bound=Any)
+Array: TypeAlias = Any
+"""A NumPy array or a torch tensor; functions return the kind they are given."""
 
 REFLECTANCE_SCALE = 10_000
 """Digital numbers per unit of reflectance."""
@@ -47,7 +48,8 @@ def dn_to_reflectance(dn: Array, *, offset: int) -> Array:
     """
     xp = _namespace(dn)
     values = (_float32(dn) + offset) / REFLECTANCE_SCALE
-    return xp.where(dn == 0, xp.full_like(values, float("nan")), values)
+    reflectance: Array = xp.where(dn == 0, xp.full_like(values, float("nan")), values)
+    return reflectance
 
 
 def power_to_db(power: Array) -> Array:
@@ -61,7 +63,8 @@ def power_to_db(power: Array) -> Array:
     values = _float32(power)
     observed = values > 0
     safe = xp.where(observed, values, xp.ones_like(values))
-    return xp.where(observed, 10 * xp.log10(safe), xp.full_like(values, float("nan")))
+    db: Array = xp.where(observed, 10 * xp.log10(safe), xp.full_like(values, float("nan")))
+    return db
 
 
 def db_to_power(db: Array) -> Array:
@@ -71,20 +74,23 @@ def db_to_power(db: Array) -> Array:
         >>> db_to_power(np.array([0.0, -20.0]))
         array([1.  , 0.01], dtype=float32)
     """
-    return 10 ** (_float32(db) / 10)
+    power: Array = 10 ** (_float32(db) / 10)
+    return power
 
 
 def s1_dn_to_db(dn: Array, *, calibration_db: float = -83.0) -> Array:
     """Decibels from amplitude-scaled Sentinel-1 digital numbers: `20 log10(DN) - 83`.
 
     This is the convention of several archives that store gamma nought or sigma nought as 16-bit
-    amplitude (ALOS heritage). DN 0 (no data) becomes NaN.
+    amplitude (ALOS heritage). A number that is not positive (0 is no data) becomes NaN.
 
     Example:
         >>> s1_dn_to_db(np.array([0, 1000, 14125])).round(2)
         array([ nan, -23.,  -0.], dtype=float32)
     """
-    return power_to_db(_float32(dn) ** 2) + calibration_db
+    power_like: Any = power_to_db(dn)  # 10 log10(DN), half of 20 log10(DN)
+    db: Array = 2 * power_like + calibration_db
+    return db
 
 
 def check_reflectance(values: Array, *, name: str = "s2") -> None:
@@ -104,17 +110,9 @@ def check_reflectance(values: Array, *, name: str = "s2") -> None:
         return
     observed = _observed(values)
     low, high = float(observed.min()), float(observed.max())
-    found = f"{name} holds values from {low:.4g} to {high:.4g}"
-    wanted = "expected surface reflectance on the 0-1 scale (baseline offset removed)."
-    if low < REFLECTANCE_RANGE[0] and high < 100:  # corrected digital numbers go below 0 too
-        raise UnitsError(
-            f"{found}; {wanted} Values this negative look normalised: pass physical values, the "
-            "encoder normalises with its own statistics. What was not observed is NaN."
-        )
     raise UnitsError(
-        f"{found}; {wanted} These look like digital numbers: call "
-        "deepsentinel.units.dn_to_reflectance(dn, offset=-1000) for products of processing "
-        "baseline 04.00 and later, offset=0 for older ones."
+        f"{name} holds values from {low:.4g} to {high:.4g}; expected surface reflectance on the 0-1 "
+        f"scale (baseline offset removed). {_reflectance_remedy(low, high)}"
     )
 
 
@@ -145,7 +143,9 @@ def check_db(values: Array, *, name: str = "s1") -> None:
         if low < DB_RANGE[0] or high > DB_RANGE[1]:
             raise UnitsError(
                 f"{found}; expected backscatter in dB, within {DB_RANGE[0]:g} to {DB_RANGE[1]:g}. "
-                "For 16-bit amplitude call deepsentinel.units.s1_dn_to_db(dn); no-data must be NaN."
+                "For 16-bit amplitude call deepsentinel.units.s1_dn_to_db(dn); an 8-bit picture needs "
+                "the range in dB that it was scaled from (deepsentinel.convert(..., s1_range=(lo, "
+                "hi))); no-data must be NaN."
             )
         if low >= 0 and observed.size >= MIN_JUDGED:
             raise UnitsError(
@@ -171,18 +171,40 @@ def looks_offset(values: Array) -> bool:
     return observed.size >= MIN_JUDGED and float(np.percentile(observed, 1)) > HAZE_FLOOR
 
 
+def _reflectance_remedy(low: float, high: float) -> str:
+    """What to do about a patch or batch with these extremes, one of them out of range."""
+    if low < REFLECTANCE_RANGE[0] and high < 100:  # corrected digital numbers go below 0 too
+        if low < -100:
+            return "A value this negative marks no data: make it NaN, which means not observed."
+        return (
+            "Values this negative look normalised: pass physical values, the encoder normalises with "
+            "its own statistics. What was not observed is NaN."
+        )
+    remedy = (
+        "These look like digital numbers: call deepsentinel.units.dn_to_reflectance(dn, "
+        "offset=-1000) for products of processing baseline 04.00 and later, offset=0 for older ones."
+    )
+    if high <= 255:
+        remedy += (
+            " An 8-bit picture needs the range that it was scaled from "
+            "(deepsentinel.convert(..., s2_range=(lo, hi)))."
+        )
+    return remedy
+
+
 def _within(values: Any, limits: tuple[float, float]) -> bool:
     """Whether every finite value lies within the limits, which enclose 0; two passes, no copy."""
+    if 0 in values.shape:
+        return True
     filled = _namespace(values).nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     return bool(filled.min() >= limits[0]) and bool(filled.max() <= limits[1])
 
 
 def _observed(values: Any) -> "np.ndarray[Any, Any]":
     """Finite values as a flat NumPy array."""
-    array = values
-    if not isinstance(values, np.ndarray):
-        array = values.detach().float().cpu().numpy()
-    return array[np.isfinite(array)]
+    is_array = isinstance(values, np.ndarray)
+    array = np.asarray(values if is_array else values.detach().float().cpu().numpy())
+    return np.asarray(array[np.isfinite(array)])
 
 
 def _namespace(array: Any) -> Any:

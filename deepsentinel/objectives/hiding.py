@@ -50,8 +50,8 @@ class Hiding:
             s2 = self._without_bands(batch[IMAGE_KEYS["s2"]], generator)
             hidden[IMAGE_KEYS["s2"]] = self._without_hole(s2, generator)
         if all(key in batch for key in IMAGE_KEYS.values()):
-            self._without_sensor(hidden, batch, generator)
-        return hidden
+            self._without_sensor(hidden, generator)
+        return _with_something(hidden, batch)
 
     def _without_bands(self, s2: Tensor, generator: Generator) -> Tensor:
         count, bands = s2.shape[:2]
@@ -69,14 +69,29 @@ class Hiding:
         lost = chosen[:, None, None] & down[:, :, None] & across[:, None, :]
         return s2.masked_fill(lost.to(s2.device)[:, None], NAN)
 
-    def _without_sensor(self, hidden: Batch, batch: Batch, generator: Generator) -> None:
-        observed = [batch[key].isfinite().any(dim=(1, 2, 3)).cpu() for key in IMAGE_KEYS.values()]
+    def _without_sensor(self, hidden: Batch, generator: Generator) -> None:
+        observed = [_observed(hidden[key]).cpu() for key in IMAGE_KEYS.values()]
         both = observed[0] & observed[1]
         draw = torch.rand(len(both), generator=generator)
-        lost = {"s1": both & (draw < self.s1), "s2": both & (draw > 1 - self.s2)}
+        lost = {"s1": both & (draw < self.s1), "s2": both & (draw >= 1 - self.s2)}
         for sensor, key in IMAGE_KEYS.items():
             image = hidden[key]
             hidden[key] = image.masked_fill(lost[sensor].to(image.device)[:, None, None, None], NAN)
+
+
+def _with_something(hidden: Batch, batch: Batch) -> Batch:
+    """Patches of which nothing would be left come back as they were."""
+    keys = [key for key in IMAGE_KEYS.values() if key in batch]
+    if not keys:
+        return hidden
+    gone = ~torch.stack([_observed(hidden[key]) for key in keys]).any(0)
+    shown = {k: torch.where(gone[:, None, None, None], batch[k], hidden[k]) for k in keys}
+    return {**hidden, **shown}
+
+
+def _observed(image: Tensor) -> Tensor:
+    """Patches with a finite value, bool (B,)."""
+    return image.isfinite().any(dim=(1, 2, 3))
 
 
 def _spans(count: int, length: int, generator: Generator) -> Tensor:
