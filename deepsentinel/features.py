@@ -43,11 +43,6 @@ def _unflatten(leaves: Iterable[Any], strides: tuple[int, ...]) -> Features:
     return Features(embedding, tuple(maps), strides)
 
 
-def _unflatten(leaves: Iterable[Any], strides: Any) -> Features:
-    embedding, maps = leaves
-    return Features(embedding, tuple(maps), strides)
-
-
 # torch.export and torch.compile then take an encoder as it is, Features in its output and all.
 pytree.register_pytree_node(
     Features,
