@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
@@ -26,6 +26,16 @@ from deepsentinel.training.task import Interrupts, Plan, ProgressBar, Task, best
 
 Samples = Dataset[Sample] | list[Sample]
 """A map-style dataset of samples, or a list of them."""
+
+# What the run folder, the callbacks and the loaders do instead of Lightning.
+_OURS: Final[dict[str, Any]] = {
+    "devices": 1,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,27 +177,20 @@ def finetune(
             seed=seed,
             start=len(state.history),
         )
+        held_out = in_order(val, batch_size=batch_size, num_workers=num_workers)
         with _frozen(model, freeze=freeze_encoder), _undisturbed():
-            interrupts = Interrupts()
             trainer = Trainer(
                 accelerator=accelerator,
-                devices=1,
                 precision=precision,
                 max_epochs=epochs - len(state.history),
                 gradient_clip_val=grad_clip,
                 deterministic=deterministic,
                 logger=logger if logger is not None else False,
-                callbacks=[interrupts, *([ProgressBar()] if progress else [])],
-                enable_progress_bar=False,
-                enable_checkpointing=False,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                use_distributed_sampler=False,
+                callbacks=[Interrupts(), *([ProgressBar()] if progress else [])],
                 default_root_dir=folder.path,
+                **_OURS,
             )
-            _fit(
-                trainer, task, loader, in_order(val, batch_size=batch_size, num_workers=num_workers)
-            )
+            _fit(trainer, task, loader, held_out)
         state = task.run
     return _result(model, folder, state, plan)
 
