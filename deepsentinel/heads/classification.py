@@ -119,10 +119,11 @@ class Classifier(Model[Classification]):
         UnknownNameError: an unknown head.
 
     Example:
-        A model predicts the same type in training and evaluation mode::
-
-            model = Classifier(deepsentinel.load_encoder(), 19, multilabel=True)
-            model(s2=reflectance).probabilities  # (B, 19)
+        >>> import torch
+        >>> from deepsentinel import FusionEncoder
+        >>> model = Classifier(FusionEncoder("resnet10t", levels=(1, 2)), 19, multilabel=True)
+        >>> model(s2=torch.full((2, 12, 32, 32), 0.05)).probabilities.shape
+        torch.Size([2, 19])
     """
 
     task = "classification"

@@ -188,10 +188,12 @@ def load_model(folder: str | Path, *, encoder: Encoder | None = None) -> "Model[
         WeightsError: there is no model, or weights and config disagree.
 
     Example:
-        ::
-
-            model = deepsentinel.load_model("runs/landcover")
-            model.predict(batch).classes
+        >>> import tempfile
+        >>> from deepsentinel import Classifier, FusionEncoder
+        >>> model = Classifier(FusionEncoder("resnet10t", levels=(1,)), 2, class_names=("sea", "land"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     load_model(model.save_pretrained(folder)).class_names
+        ('sea', 'land')
     """
     path = Path(folder)
     if not (path / "config.json").exists() and (path / "best" / "config.json").exists():

@@ -114,11 +114,15 @@ class Segmenter(Model[Segmentation]):
         UnknownNameError: an unknown decoder.
 
     Example:
-        A model predicts the same type in training and evaluation mode::
-
-            model = Segmenter(deepsentinel.load_encoder(), 9, decoder="unet")
-            model(s1=db, s2=reflectance).classes  # int64 (B, H, W)
-            model.loss(batch)["loss"].backward()
+        >>> import torch
+        >>> from deepsentinel import FusionEncoder
+        >>> model = Segmenter(FusionEncoder("resnet10t", levels=(1, 2)), 9, decoder="linear")
+        >>> backscatter = torch.full((1, 2, 33, 20), -12.0)
+        >>> model(s1=backscatter).classes.shape
+        torch.Size([1, 33, 20])
+        >>> batch = {"image_s1": backscatter, "mask": torch.zeros(1, 33, 20, dtype=torch.int64)}
+        >>> sorted(model.loss(batch))
+        ['cross_entropy', 'loss']
     """
 
     task = "segmentation"

@@ -88,10 +88,11 @@ def embed(
         Vectors, and meta and labels of the patches in the order of the dataset.
 
     Example:
-        ::
-
-            both = embed(encoder, dataset)
-            s1 = embed(encoder, dataset, sensors=("s1",))
+        >>> from deepsentinel import FusionEncoder
+        >>> encoder = FusionEncoder("resnet10t", levels=(1,))
+        >>> samples = [{"image_s1": torch.full((2, 16, 16), -9.0)}]
+        >>> embed(encoder, samples).vectors.shape, embed(encoder, samples, sensors=("s2",)).empty
+        ((1, 64), 1)
     """
     vectors: list[NDArray[np.float32]] = []
     facts = _Facts()
@@ -175,9 +176,11 @@ def evaluate_model(
         LabelError: the target does not fit the model.
 
     Example:
-        ::
-
-            evaluate_model(model, test, sensors=("s1",))["miou"]
+        >>> from deepsentinel import Classifier, FusionEncoder
+        >>> model = Classifier(FusionEncoder("resnet10t", levels=(1,)), 2)
+        >>> samples = [{"image_s1": torch.full((2, 16, 16), -9.0), "label": torch.tensor(1)}]
+        >>> sorted(evaluate_model(model, samples, sensors=("s1",)))
+        ['accuracy', 'empty', 'macro_f1', 'patches', 'per_class']
     """
     scores = scores_for(model)
     patches = empty = 0
@@ -262,9 +265,10 @@ def _evaluating(module: Any) -> Iterator[torch.device]:
 def _batches(
     dataset: Samples, sensors: Sequence[str], batch_size: int, num_workers: int
 ) -> Iterator[Batch]:
+    """Batches in which other sensors were not observed."""
     dropped = {IMAGE_KEYS[s] for s in SENSORS if s not in check_sensors(sensors)}
     for batch in in_order(dataset, batch_size=batch_size, num_workers=num_workers):
-        yield {k: v for k, v in batch.items() if k not in dropped}
+        yield {k: torch.full_like(v, torch.nan) if k in dropped else v for k, v in batch.items()}
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

@@ -134,13 +134,17 @@ def finetune(
         KeyboardInterrupt: Ctrl-C; its message says how to go on.
 
     Example:
-        ::
-
-            model = deepsentinel.Segmenter(deepsentinel.load_encoder(), 9)
-            train = deepsentinel.DeepSentinelDataset("corpus", "train")
-            val = deepsentinel.DeepSentinelDataset("corpus", "val")
-            result = deepsentinel.finetune(model, train, val, out_dir="runs/landcover", epochs=10)
-            print(result)
+        >>> import tempfile
+        >>> from deepsentinel import Classifier, FusionEncoder
+        >>> samples = [
+        ...     {"image_s1": torch.full((2, 16, 16), -9.0 - 9 * i), "label": torch.tensor(i)}
+        ...     for i in (0, 1, 0, 1)
+        ... ]
+        >>> model = Classifier(FusionEncoder("resnet10t", levels=(1,)), 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = finetune(model, samples, samples, out_dir=folder, epochs=2, progress=False)
+        >>> result.metric, result.epochs, sorted(result.history[0])
+        ('accuracy', 2, ['accuracy', 'epoch', 'lr', 'macro_f1', 'train_loss', 'val_loss'])
     """
     patches = _length(train, "train")
     plan = Plan(

@@ -40,11 +40,14 @@ def scores_for(model: Model[Any]) -> Scores:
     """The scores that a model is judged by: IoU, accuracy or mean average precision.
 
     Example:
-        ::
-
-            scores = scores_for(model)
-            scores.update(model.predict(batch), batch)
-            scores.compute()["miou"]
+        >>> from deepsentinel import Classifier, FusionEncoder
+        >>> from deepsentinel.features import Classification
+        >>> scores = scores_for(Classifier(FusionEncoder("resnet10t", levels=(1,)), 2))
+        >>> logits = torch.tensor([[2.0, 0.0], [3.0, 0.0]])
+        >>> predicted = Classification(logits, logits.softmax(1), logits.argmax(1))
+        >>> scores.update(predicted, {"label": torch.tensor([0, 1])})
+        >>> scores.headline, scores.compute()["accuracy"]
+        ('accuracy', 0.5)
     """
     if model.task == "segmentation":
         return SegmentationScores(model.class_names)
