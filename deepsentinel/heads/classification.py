@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from deepsentinel.errors import UnknownNameError, nearest
 from deepsentinel.features import Classification, Encoder, Features
+from deepsentinel.heads.classes import check_classes, check_share, check_weights
 from deepsentinel.heads.losses import binary_cross_entropy, cross_entropy
-from deepsentinel.heads.model import Model, check_classes, check_share, check_weights
+from deepsentinel.heads.model import Model
 from deepsentinel.heads.targets import label_target, multilabel_target
 from deepsentinel.sample import IGNORE_INDEX, Batch
 

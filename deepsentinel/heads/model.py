@@ -4,9 +4,7 @@ A saved model is a folder of `config.json` (task, classes, colours, the encoder'
 card) and `model.safetensors` (every weight).
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
@@ -17,12 +15,12 @@ from torch import Tensor, nn
 from deepsentinel.bands import SENSORS
 from deepsentinel.errors import (
     EncoderNotFoundError,
-    LabelError,
     SampleError,
     WeightsError,
     nearest,
 )
 from deepsentinel.features import Encoder, Features, Prediction
+from deepsentinel.heads.classes import Classes
 from deepsentinel.heads.files import read_config, read_weights, write_model
 from deepsentinel.sample import IMAGE_KEYS, Batch
 
@@ -35,18 +33,6 @@ _MODELS: Final = {
 _ENCODERS: Final = {"FusionEncoder": "deepsentinel.encoders.fusion"}
 
 P = TypeVar("P", bound=Prediction)
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Names and colours of the classes of a model; ids are their places."""
-
-    names: tuple[str, ...]
-    colours: tuple[str, ...] | None = None
-    """`#rrggbb` each."""
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 class Model(nn.Module, Generic[P]):
@@ -251,78 +237,6 @@ def image_size(batch: Batch) -> tuple[int, int]:
     raise SampleError(
         f"the batch holds neither {' nor '.join(IMAGE_KEYS.values())}; found {sorted(batch)}."
     )
-
-
-def check_classes(
-    num_classes: int,
-    names: Sequence[str] | None,
-    colours: Sequence[str] | None,
-    *,
-    least: int = 2,
-) -> Classes:
-    """Names and colours that fit the number of classes; unnamed classes are named by their id.
-
-    Raises:
-        LabelError: too few classes, another number of names or colours, a repeated name, or a
-            colour that is not `#rrggbb`.
-
-    Example:
-        >>> check_classes(2, ("water", "land"), None)
-        Classes(names=('water', 'land'), colours=None)
-    """
-    if num_classes < least:
-        raise LabelError(f"num_classes={num_classes}: at least {least} are needed.")
-    named = tuple(str(i) for i in range(num_classes)) if names is None else tuple(names)
-    coloured = None if colours is None else tuple(colours)
-    for what, values in (("class_names", named), ("class_colours", coloured)):
-        if values is not None and len(values) != num_classes:
-            raise LabelError(
-                f"num_classes={num_classes}, but {what} has {len(values)}: {values[:8]}. "
-                "Give one a class, in the order of the ids."
-            )
-    twice = sorted({n for n in named if named.count(n) > 1})
-    if twice:
-        raise LabelError(f"class_names repeats {twice}; each class needs its own name.")
-    bad = [c for c in coloured or () if not re.fullmatch(r"#[0-9a-fA-F]{6}", c)]
-    if bad:
-        raise LabelError(f"class_colours holds {bad[:5]}; write each as '#rrggbb'.")
-    return Classes(named, coloured)
-
-
-def check_weights(weights: Sequence[float] | None, num_classes: int) -> Tensor | None:
-    """Class weights as a tensor (K,).
-
-    Raises:
-        LabelError: not K of them, or one is negative or not finite.
-
-    Example:
-        >>> check_weights([1, 2], 2)
-        tensor([1., 2.])
-    """
-    if weights is None:
-        return None
-    tensor = torch.tensor([float(w) for w in weights])
-    if len(tensor) != num_classes or not bool((torch.isfinite(tensor) & (tensor >= 0)).all()):
-        raise LabelError(
-            f"class_weights={tuple(weights)}: {num_classes} finite numbers, none negative, are "
-            "expected, one a class."
-        )
-    return tensor
-
-
-def check_share(name: str, value: float) -> float:
-    """A number from 0 to below 1.
-
-    Raises:
-        LabelError: anything else.
-
-    Example:
-        >>> check_share("dropout", 0.1)
-        0.1
-    """
-    if not 0 <= value < 1:
-        raise LabelError(f"{name}={value}: a share from 0 to below 1 is expected.")
-    return value
 
 
 def _encoder_config(encoder: Any) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from deepsentinel.features import Encoder, Features, Segmentation
+from deepsentinel.heads.classes import check_classes, check_share, check_weights
 from deepsentinel.heads.decoders import build_decoder
 from deepsentinel.heads.losses import cross_entropy, dice
-from deepsentinel.heads.model import Model, check_classes, check_share, check_weights
+from deepsentinel.heads.model import Model
 from deepsentinel.heads.neck import to_pixels
 from deepsentinel.heads.targets import mask_target
 from deepsentinel.sample import IGNORE_INDEX, Batch
