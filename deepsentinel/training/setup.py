@@ -57,11 +57,16 @@ def model_for(encoder: Encoder, label: LabelSpec, *, decoder: str = "unet") -> M
         decoder: of a `Segmenter`; a `Classifier` is linear.
 
     Raises:
-        LabelError: the label has no classes.
+        LabelError: the label has no classes, or is neither of classes of pixels nor of patches.
     """
     from deepsentinel.heads.classification import Classifier
     from deepsentinel.heads.segmentation import Segmenter
 
+    if not any(label.kind in kinds for kinds in TASKS.values()):
+        raise LabelError(
+            f"label {label.name!r} is of kind {label.kind!r}, for which there is no model; a mask, "
+            "label or multilabel can be learnt."
+        )
     scheme = _scheme(label)
     names, colours = scheme.names, scheme.colours
     if label.kind == "mask":
