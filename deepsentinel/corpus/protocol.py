@@ -8,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deepsentinel.bands import Sensor
+from deepsentinel.corpus.fetch import FetchedPatch
 from deepsentinel.corpus.format import CorpusInfo
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
 
@@ -64,3 +65,34 @@ class PatchSource(Protocol):
         rasters: Sequence[str] = (),
     ) -> dict[str, NDArray[Any]]:
         """One patch in physical units."""
+
+    def shards(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which patches are neighbours."""
+
+    def stored_bytes(
+        self,
+        numbers: NDArray[np.int64],
+        *,
+        sensors: Sequence[Sensor] | None = None,
+        rasters: Sequence[str] = (),
+    ) -> NDArray[np.int64]:
+        """Bytes that reading each of some patches moves."""
+
+    def fetch(
+        self,
+        numbers: Sequence[int],
+        *,
+        sensors: Sequence[Sensor] | None = None,
+        rasters: Sequence[str] = (),
+    ) -> list[FetchedPatch]:
+        """What several patches need for `decode`, in as few requests as can be."""
+
+    def decode(
+        self,
+        patch: FetchedPatch,
+        *,
+        sensors: Sequence[Sensor] | None = None,
+        bands: Bands | None = None,
+        rasters: Sequence[str] = (),
+    ) -> dict[str, NDArray[Any]]:
+        """A patch that `fetch` brought, in physical units."""

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from deepsentinel.bands import Sensor, check_sensors, resolve_bands
 from deepsentinel.corpus.arrays import ArraySpec, corpus_arrays
 from deepsentinel.corpus.codes import NOT_OBSERVED, S1_SCALE, S2_CODE_OFFSET, S2_SCALE
+from deepsentinel.corpus.fetch import FetchedPatch, Span, fetch_spans
 from deepsentinel.corpus.format import (
     DATA_PATH,
     INDEX_PATH,
@@ -233,12 +234,68 @@ class Corpus:
         """
         number = self._number(i)
         plan = self._plan(sensors, bands, rasters)
-        found: dict[str, NDArray[Any] | None] = {}
-        for sensor, positions in plan.bands.items():
-            found[sensor] = self._read_sensor(number, sensor, positions)
-        for name in plan.rasters:
-            found[name] = self._read_array(number, name, None)
-        return {name: array for name, array in found.items() if array is not None}
+        data = {name: self._read_bytes(number, self._arrays[name]) for name in plan.names}
+        return self._physical(number, plan, data)
+
+    def shards(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The shard that each of some patches lies in; those of a shard are neighbours in its files."""
+        return self._places.rows[numbers] // PATCHES_PER_SHARD
+
+    def stored_bytes(
+        self,
+        numbers: NDArray[np.int64],
+        *,
+        sensors: Sequence[Sensor] | None = None,
+        rasters: Sequence[str] = (),
+    ) -> NDArray[np.int64]:
+        """Bytes that reading each of some patches moves; arguments otherwise as for `read`."""
+        plan = self._plan(sensors, None, rasters)
+        total = np.zeros(len(numbers), np.int64)
+        for name in plan.names:
+            total += self._places.sizes[name][numbers].clip(0)
+        return total
+
+    def fetch(
+        self,
+        numbers: Sequence[int],
+        *,
+        sensors: Sequence[Sensor] | None = None,
+        rasters: Sequence[str] = (),
+    ) -> list[FetchedPatch]:
+        """Bytes of several patches, still encoded, for `decode`.
+
+        Patches whose bytes lie side by side come in one request an array, and no other byte is
+        moved. Arguments and errors otherwise as for `read`.
+        """
+        places = [self._number(i) for i in numbers]
+        found: list[dict[str, Any]] = [{} for _ in places]
+        for name in self._plan(sensors, None, rasters).names:
+            spans = [self._span(place, name) for place in places]
+            try:
+                parts = fetch_spans(self._store, spans)
+            except StoreError:  # patch by patch tells which one it is
+                parts = [self._read_bytes(place, self._arrays[name]) for place in places]
+            for patch, part in zip(found, parts, strict=True):
+                patch[name] = part
+        return [FetchedPatch(n, data) for n, data in zip(places, found, strict=True)]
+
+    def decode(
+        self,
+        patch: FetchedPatch,
+        *,
+        sensors: Sequence[Sensor] | None = None,
+        bands: Bands | None = None,
+        rasters: Sequence[str] = (),
+    ) -> dict[str, NDArray[Any]]:
+        """A patch that `fetch` brought, as `read_physical` gives it.
+
+        Bytes that turn out damaged are read once more. Arguments and errors as for `read_physical`.
+        """
+        plan = self._plan(sensors, bands, rasters)
+        try:
+            return self._physical(patch.number, plan, patch.data)
+        except CorruptCorpusError:
+            return self.read_physical(patch.number, sensors=sensors, bands=bands, rasters=rasters)
 
     # ---------------------------------------------------------------- bytes to pixels
 
@@ -247,21 +304,36 @@ class Corpus:
     ) -> NDArray[Any] | None:
         spec = self._arrays[name]
         data = self._read_bytes(number, spec)
-        if data is None:
-            return None
+        return None if data is None else self._decode_array(number, spec, positions, data)
+
+    def _decode_array(
+        self, number: int, spec: ArraySpec, positions: tuple[int, ...] | None, data: bytes
+    ) -> NDArray[Any]:
         wanted = range(spec.chunks) if positions is None else positions
         out = np.empty((len(wanted), spec.size, spec.size), spec.dtype)
         for _ in self._decoded(number, spec, data, wanted, out):
             pass
         return out[0] if spec.channels is None else out
 
-    def _read_sensor(
-        self, number: int, sensor: Sensor, positions: tuple[int, ...]
-    ) -> NDArray[np.float32] | None:
+    def _physical(
+        self, number: int, plan: "_Plan", data: Mapping[str, bytes | None]
+    ) -> dict[str, NDArray[Any]]:
+        """Physical values from the bytes of one patch, by array."""
+        found: dict[str, NDArray[Any]] = {}
+        for name in plan.names:
+            stored = data[name]
+            if stored is None:
+                continue
+            if name in plan.bands:
+                found[name] = self._decode_sensor(number, name, plan.bands[name], stored)
+            else:
+                found[name] = self._decode_array(number, self._arrays[name], None, stored)
+        return found
+
+    def _decode_sensor(
+        self, number: int, sensor: Sensor, positions: tuple[int, ...], data: bytes
+    ) -> NDArray[np.float32]:
         spec = self._arrays[sensor]
-        data = self._read_bytes(number, spec)
-        if data is None:
-            return None
         out = np.empty((len(positions), spec.size, spec.size), np.float32)
         codes = _scratch_plane(spec)
         gaps = int(self._places.gaps[sensor][number])
@@ -302,6 +374,10 @@ class Corpus:
             return self._store.read_range(self._shard_path(number, spec), start, size)
         except StoreError as error:
             raise self._corrupt(number, spec, None, error) from error
+
+    def _span(self, number: int, name: str) -> Span | None:
+        start, size = self._places.span(name, number)
+        return None if start < 0 else (self._shard_path(number, self._arrays[name]), start, size)
 
     def _shard_path(self, number: int, spec: ArraySpec) -> str:
         shard = int(self._places.rows[number]) // PATCHES_PER_SHARD
@@ -409,6 +485,11 @@ class _Plan:
 
     bands: dict[Sensor, tuple[int, ...]]
     rasters: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[Any, ...]:
+        """Arrays to read."""
+        return (*self.bands, *self.rasters)
 
 
 @dataclass(frozen=True)

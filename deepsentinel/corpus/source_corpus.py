@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from deepsentinel.bands import Sensor, check_sensors, resolve_bands
 from deepsentinel.corpus.codes import NOT_OBSERVED
+from deepsentinel.corpus.fetch import FetchedPatch
 from deepsentinel.corpus.footprint import locate
-from deepsentinel.corpus.format import CorpusInfo
+from deepsentinel.corpus.format import PATCHES_PER_SHARD, CorpusInfo
 from deepsentinel.corpus.index import record_row, rows_table
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
 from deepsentinel.corpus.plan import Plan, SplitRule, corpus_info, plan_source
@@ -172,6 +173,43 @@ class SourceCorpus:
                 physical[codes == NOT_OBSERVED[sensor]] = np.nan
                 found[sensor] = physical
         return found | dict(pixels.rasters)
+
+    def shards(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Patches in groups as large as the shards of a corpus."""
+        return numbers // PATCHES_PER_SHARD
+
+    def stored_bytes(
+        self,
+        numbers: NDArray[np.int64],
+        *,
+        sensors: Sequence[Sensor] | None = None,
+        rasters: Sequence[str] = (),
+    ) -> NDArray[np.int64]:
+        """Bytes of each patch once decoded: a source does not say what it stores."""
+        wanted = self._static.sensors if sensors is None else check_sensors(sensors)
+        planes = sum(2 * len(self._static.bands[s]) for s in wanted) + 4 * len(rasters)
+        return np.full(len(numbers), planes * self._static.patch_size**2, np.int64)
+
+    def fetch(
+        self,
+        numbers: Sequence[int],
+        *,
+        sensors: Sequence[Sensor] | None = None,
+        rasters: Sequence[str] = (),
+    ) -> list[FetchedPatch]:
+        """Nothing yet: a source is read when it is decoded."""
+        return [FetchedPatch(int(i), {}) for i in numbers]
+
+    def decode(
+        self,
+        patch: FetchedPatch,
+        *,
+        sensors: Sequence[Sensor] | None = None,
+        bands: Bands | None = None,
+        rasters: Sequence[str] = (),
+    ) -> dict[str, NDArray[Any]]:
+        """The patch, as `read_physical` gives it."""
+        return self.read_physical(patch.number, sensors=sensors, bands=bands, rasters=rasters)
 
     @cached_property
     def _reader(self) -> PatchReader:
