@@ -50,6 +50,22 @@ class StoreError(DeepSentinelError, OSError):
     """Bytes could not be read from or written to the place that a URL names."""
 
 
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is nothing at the place that a URL names."""
+
+
+class NotAuthorisedError(StoreError, PermissionError):
+    """A server refuses the request with these credentials, or without any."""
+
+
+class RequesterPaysError(NotAuthorisedError):
+    """The bucket bills whoever reads it, and `requester_pays` was not given or is not accepted."""
+
+
+class TransientError(StoreError, TimeoutError):
+    """A server or the network failed and went on failing until the retries were used up."""
+
+
 class CorpusError(DeepSentinelError):
     """A corpus that cannot be opened, read or written as asked."""
 
@@ -68,6 +84,14 @@ class CorruptCorpusError(CorpusError, OSError):
 
 class SplitError(CorpusError, ValueError):
     """An unknown or empty split."""
+
+
+class SelectionError(CorpusError, ValueError):
+    """A choice of patches that cannot be understood, or that no patch answers to."""
+
+
+class TransferDeclinedError(CorpusError):
+    """A transfer that was shown what it costs and was not wanted."""
 
 
 class SourceError(DeepSentinelError, ValueError):
@@ -90,6 +114,10 @@ class WeightsError(DeepSentinelError, ValueError):
     """Weights whose hash, keys or shapes differ from what their card or config states."""
 
 
+class HubError(DeepSentinelError, OSError):
+    """The Hugging Face Hub cannot be reached, does not have it, or does not allow it."""
+
+
 class CheckpointError(DeepSentinelError, ValueError):
     """A training checkpoint that does not belong to this run or cannot be trusted."""
 
@@ -104,6 +132,10 @@ class MissingExtraError(DeepSentinelError, ImportError):
 
 class UnitsWarning(UserWarning):
     """Values that are possible but suggest another unit, such as an offset left in."""
+
+
+class CacheWarning(UserWarning):
+    """The cache on the local disk cannot be used; bytes are read from their origin."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

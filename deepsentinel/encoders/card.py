@@ -25,6 +25,22 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """One published file of weights on the Hub, and what pins it; `None` where nothing is published."""
+
+    repository: str
+    """`<user>/<name>` on the Hugging Face Hub."""
+    path: str
+    """Of the file in the repository."""
+    revision: str | None = None
+    """40 hex digits of the Hub's commit; `None`: not known to us, the hash pins the file."""
+    sha256: str | None = None
+    """64 hex digits; `None`: not published, the Hub's own hash is verified."""
+    sha256_prefix: str | None = None
+    """Its first hex digits, where only they are published."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """Facts of one encoder. What is not known is empty; nothing is estimated.
 
@@ -50,6 +66,12 @@ class Card:
     """Pixel spacing it was trained on."""
     min_size: int | None = None
     """Least height and width in pixels."""
+    input_px: int | None = None
+    """Side that the weights want; patches are resized to it inside, maps come at the caller's size."""
+    preprocessing: str = ""
+    """How our units become those of the weights, and what stands for what was not observed."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Extra inputs that it knows, `month` or `lonlat`, and what is used where they are not given."""
     backbone: str = ""
     fusion: str = ""
     embed_dim: int | None = None
@@ -62,7 +84,11 @@ class Card:
     """Of the weights."""
     data_licence: str = ""
     """Of the data they were trained on."""
+    restrictions: str = ""
+    """What the licence forbids, where it restricts use."""
     citation: str = ""
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    """Published files that the weights came from: `s1` and `s2` of two towers, else `both`."""
     repository: str = ""
     revision: str = ""
     sha256: str = ""
@@ -96,6 +122,7 @@ class Card:
         }
         for key in ("bands", "levels", "normalisation"):
             values[key] = {k: tuple(v) for k, v in plain.get(key, {}).items()}
+        values["sources"] = {k: Source(**v) for k, v in plain.get("sources", {}).items()}
         values["scores"] = tuple(Score(**score) for score in plain.get("scores", ()))
         return cls(**values)
 

@@ -12,11 +12,26 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = 1
 """Version of the layout of `config.json`."""
+KINDS: dict[str, str] = {
+    "FusionEncoder": "deepsentinel.encoders.fusion",
+    "GalileoEncoder": "deepsentinel.encoders.galileo",
+    "PrestoEncoder": "deepsentinel.encoders.presto",
+}
+"""Module of each class of encoder that can be saved and opened."""
+DEFAULT_KIND = "FusionEncoder"
+"""Class of a config that names none."""
 
 
-def write_config(folder: Path, arguments: Mapping[str, Any], card: Card) -> None:
-    """Write constructor arguments and card to `config.json` in a folder."""
-    content = {"format": FORMAT, "encoder": dict(arguments), "card": card.to_json()}
+def write_config(
+    folder: Path, arguments: Mapping[str, Any], card: Card, *, kind: str = DEFAULT_KIND
+) -> None:
+    """Write the encoder's class, constructor arguments and card to `config.json` in a folder."""
+    content = {
+        "format": FORMAT,
+        "kind": kind,
+        "encoder": dict(arguments),
+        "card": card.to_json(),
+    }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     replace_file(folder / CONFIG_FILE, text.encode())
 
@@ -28,12 +43,28 @@ def read_config(folder: Path) -> tuple[dict[str, Any], Card]:
         EncoderNotFoundError: there is no such folder.
         WeightsError: `config.json` is absent, unreadable or of another format.
     """
+    _, arguments, card = read_encoder(folder)
+    return arguments, card
+
+
+def read_encoder(folder: Path) -> tuple[str, dict[str, Any], Card]:
+    """Class name, constructor arguments and card from a folder that `save_pretrained` wrote.
+
+    Raises:
+        EncoderNotFoundError: there is no such folder.
+        WeightsError: `config.json` is absent, unreadable or of another format.
+    """
     if not folder.is_dir():
         raise EncoderNotFoundError(
             f"no encoder at {str(folder)!r}: there is no such folder. Give a folder that "
             "save_pretrained wrote, or a name from deepsentinel.list_encoders()."
         )
     content = _parsed(read_file(folder / CONFIG_FILE), folder)
+    if "task" in content:
+        raise WeightsError(
+            f"{str(folder)!r} holds a whole model for {content['task']}, not an encoder alone. Open "
+            "it with deepsentinel.load_model; its encoder is model.encoder."
+        )
     if content.get("format") != FORMAT:
         raise WeightsError(
             f"{CONFIG_FILE} in {str(folder)!r} has format {content.get('format')!r}; this version "
@@ -45,7 +76,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], Card]:
             f"{CONFIG_FILE} in {str(folder)!r} lacks 'encoder' or 'card'; it holds "
             f"{sorted(content)}. Save the encoder anew."
         )
-    return arguments, Card.from_json(card)
+    return str(content.get("kind", DEFAULT_KIND)), arguments, Card.from_json(card)
 
 
 def _parsed(data: bytes, folder: Path) -> dict[str, Any]:

@@ -1,12 +1,10 @@
 """`FusionEncoder`: patches of either or both sensors to one embedding and a pyramid of maps."""
 
-import inspect
 import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Self, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +12,17 @@ from torch import Tensor, nn
 from deepsentinel.bands import S1_BANDS, S2_BANDS, SENSORS, Sensor, resolve_bands
 from deepsentinel.encoders import door
 from deepsentinel.encoders.card import Card
-from deepsentinel.encoders.config import read_config, write_config
 from deepsentinel.encoders.door import Check, Empty
-from deepsentinel.encoders.export import Exportable
 from deepsentinel.encoders.fuse import Pool
-from deepsentinel.encoders.measure import macs_per_px
+from deepsentinel.encoders.pretrained import Pretrained
 from deepsentinel.encoders.stems import STATISTICS, Statistics, Stem, entered, place
 from deepsentinel.encoders.towers import Fusion, Pyramid, Towers
-from deepsentinel.encoders.weights import load_strictly, read_weights, write_weights
 from deepsentinel.errors import (
     BackboneError,
     SampleError,
     UnitsWarning,
     UnknownNameError,
     UnusedInputError,
-    WeightsError,
     nearest,
 )
 from deepsentinel.features import Features
@@ -36,7 +30,7 @@ from deepsentinel.sample import IMAGE_KEYS, Batch, batch_bands
 from deepsentinel.units import HAZE_FLOOR
 
 
-class FusionEncoder(nn.Module):
+class FusionEncoder(Pretrained):
     """An encoder of Sentinel-1 and Sentinel-2 patches on any timm feature backbone.
 
     A band or sensor that was not observed is part of the forward pass: it enters as the training
@@ -253,108 +247,6 @@ class FusionEncoder(nn.Module):
             s2_bands=batch_bands(batch, "s2") if images.get("s2") is not None else None,
         )
         return features
-
-    def exportable(self) -> Exportable:
-        """A module of tensors only, for `torch.export`."""
-        return Exportable(self)
-
-    def save_pretrained(
-        self, folder: str | Path, *, card: Card | None = None, dtype: torch.dtype = torch.float32
-    ) -> None:
-        """Write `config.json` and `model.safetensors`.
-
-        Args:
-            folder: made if need be.
-            card: facts to store; those that the architecture tells, its measured cost and the
-                sha256 of the weights are filled in. The encoder's own card by default.
-            dtype: of the stored parameters; `torch.float16` halves the file. They are loaded as
-                float32. Statistics and other buffers stay as they are.
-
-        Raises:
-            WeightsError: a parameter is not finite in `dtype`.
-        """
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        if card is not None:
-            self.card = card
-        cost = macs_per_px(self, self.bands)
-        sha256 = write_weights(place, self, dtype)
-        self.card = replace(self._card, macs_per_px=cost, sha256=sha256)
-        write_config(place, self.config, self.card)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder: str | Path,
-        *,
-        sha256: str | None = None,
-        check: Check = "first",
-        empty: Empty = "error",
-    ) -> Self:
-        """The encoder that `save_pretrained` wrote, in eval mode and float32.
-
-        Args:
-            folder: with `config.json` and `model.safetensors`.
-            sha256: that the weights must have; what the card says by default.
-            check: as in the constructor.
-            empty: as in the constructor.
-
-        Raises:
-            EncoderNotFoundError: there is no such folder.
-            WeightsError: a file is absent or damaged, or weights and config disagree.
-        """
-        place = Path(folder)
-        arguments, card = read_config(place)
-        tensors = read_weights(place, sha256 or card.sha256)
-        encoder = cls.from_config(arguments, check=check, empty=empty, card=card)
-        load_strictly(encoder, tensors, origin=repr(str(place)))
-        return encoder.eval()
-
-    @classmethod
-    def from_config(
-        cls,
-        config: Mapping[str, Any],
-        *,
-        seed: int = 0,
-        check: Check = "first",
-        empty: Empty = "error",
-        card: Card | None = None,
-    ) -> Self:
-        """A new encoder with random weights from another's `config`.
-
-        Args:
-            config: `encoder.config`, as stored in `config.json`.
-            seed: of the weights; the global random state is left as it was.
-            check: as in the constructor.
-            empty: as in the constructor.
-            card: as in the constructor.
-
-        Raises:
-            WeightsError: `config` holds something else than the constructor takes.
-        """
-        known = set(inspect.signature(cls).parameters) - {"check", "empty", "card", "pretrained"}
-        if set(config) != known:
-            raise WeightsError(
-                f"the config lacks {sorted(known - set(config))} and holds unexpected "
-                f"{sorted(set(config) - known)}. It must come from the same version's "
-                "save_pretrained: update deepsentinel, or save the encoder anew."
-            )
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return cls(**config, check=check, empty=empty, card=card)
-
-    def reinitialised(self, seed: int) -> Self:
-        """The same architecture and statistics with random weights: the control of a score.
-
-        Example:
-            >>> encoder = FusionEncoder("resnet10t")
-            >>> twin = encoder.reinitialised(seed=1)
-            >>> twin.config == encoder.config
-            True
-        """
-        twin = self.from_config(self.config, seed=seed, check=self.check, empty=self.empty)
-        like = next(self.towers.parameters())
-        return twin.to(like.device, like.dtype).train(self.training)
 
     def _due(self, check: Check, given: Mapping[Sensor, Tensor]) -> bool:
         device = next(iter(given.values())).device

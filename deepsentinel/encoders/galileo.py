@@ -15,6 +15,7 @@ its training mean. NDVI and all other inputs of Galileo are left out, as are B01
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from deepsentinel.bands import Sensor
 from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
+from deepsentinel.encoders.galileo_card import GROUPS, NANO, NANO_SHA256, STATISTICS
 from deepsentinel.encoders.published import (
     ADVICE,
     PublishedEncoder,
@@ -39,58 +41,6 @@ from deepsentinel.encoders.stems import Stem, entered
 from deepsentinel.encoders.transformer import Block, attendable, month_circle
 from deepsentinel.encoders.weights import load_strictly
 from deepsentinel.errors import ShapeError
-
-NANO_SHA256 = "eab6acacf527886a508a555bc24efe4b4a2cf91b162e84cd1c4a1807e942180c"
-"""Of `models/nano/encoder.pt` in the Hub repository nasaharvest/galileo."""
-
-GROUPS: dict[str, tuple[str, ...]] = {
-    "S1": ("VV", "VH"),
-    "S2_RGB": ("B02", "B03", "B04"),
-    "S2_Red_Edge": ("B05", "B06", "B07"),
-    "S2_NIR_10m": ("B08",),
-    "S2_NIR_20m": ("B8A",),
-    "S2_SWIR": ("B11", "B12"),
-}
-"""Bands that make one token, under the authors' names and in their order."""
-
-STATISTICS: dict[str, tuple[float, float]] = {
-    "VV": (-11.72872439, 4.887145775),
-    "VH": (-18.85558188, 5.73027032),
-    "B02": (0.1395340873, 0.0917704144),
-    "B03": (0.1338402692, 0.09132988424),
-    "B04": (0.1343098838, 0.1092678724),
-    "B05": (0.1543860798, 0.1047220608),
-    "B06": (0.2186202207, 0.1048010161),
-    "B07": (0.2525093285, 0.1143690303),
-    "B08": (0.2410337719, 0.1098979178),
-    "B8A": (0.2750285465, 0.1204472755),
-    "B11": (0.22349111, 0.1145977406),
-    "B12": (0.1474531127, 0.0980242984),
-}
-"""Mean and standard deviation in dB and reflectance, from the published `normalization.json`,
-key "13" (10,000 of 127,155 training places), digital numbers divided by 10000."""
-
-NANO = Card(
-    name="galileo-nano",
-    title="Galileo nano",
-    normalisation=STATISTICS,
-    normalisation_source='Galileo normalization.json, key "13"; (x - (mean - 2 std)) / (4 std)',
-    levels={"s1": ("GRD",), "s2": ("L1C",)},
-    resolution_m=10,
-    backbone="transformer over band groups of square patches",
-    fusion="token",
-    licence="MIT",
-    citation="Tseng et al., Galileo: Learning Global and Local Features in Pretrained Remote "
-    "Sensing Models. arXiv 2502.09356, 2025.",
-    repository="nasaharvest/galileo",
-    sha256=NANO_SHA256,
-    limits="Use this when one small network must take either sensor, any bands and any month, and "
-    "32 to 96 px at once. Attention is among all tokens: cost grows with the fourth power of the "
-    "side, so give a window for scenes, which is not what the authors publish. The month is June "
-    "where none is given; the location token is left out where no lonlat is given. B01 and B09 are "
-    "not used. It saw Level-1C: Level-2A is darker in the visible bands.",
-)
-"""Facts of the published weights."""
 
 BASE_PATCH_SIZE = 8
 """Pixels a side of the published patch kernels; smaller ones are made from them."""
@@ -155,6 +105,14 @@ class GalileoEncoder(PublishedEncoder):
     ) -> None:
         _check_sizes(patch_size, window)
         super().__init__(width=width, stride=patch_size, check=check, empty=empty, card=card)
+        self.config = {
+            "patch_size": patch_size,
+            "window": window,
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "mlp_ratio": mlp_ratio,
+        }
         self.patch_size = patch_size
         self.window = window
         self.stems = nn.ModuleDict({s: Stem(b, STATISTICS) for s, b in self.BANDS.items()})
@@ -211,7 +169,7 @@ class GalileoEncoder(PublishedEncoder):
             mlp_ratio=len(published["blocks.0.mlp.fc1.weight"]) // width,
             check=check,
             empty=empty,
-            card=NANO if sha256 == NANO_SHA256 else None,
+            card=_card(sha256, exact=patch_size == BASE_PATCH_SIZE and window is None),
         )
         own = _renamed(published) | encoder.stems.state_dict(prefix="stems.")
         load_strictly(encoder, own, origin=str(path), advice=ADVICE)
@@ -426,6 +384,13 @@ def join(windows: Tensor, rows: int, columns: int) -> Tensor:
     _, C, h, w = windows.shape
     grid = windows.reshape(-1, rows, columns, C, h, w).permute(0, 3, 1, 4, 2, 5)
     return grid.reshape(-1, C, rows * h, columns * w)
+
+
+def _card(sha256: str | None, *, exact: bool) -> Card | None:
+    """Facts of the published file; its cost was measured in the authors' mode at patch size 8."""
+    if sha256 != NANO_SHA256:
+        return None
+    return NANO if exact else replace(NANO, macs_per_px=None)
 
 
 def _check_sizes(patch_size: int, window: int | None) -> None:

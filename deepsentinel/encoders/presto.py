@@ -15,6 +15,7 @@ Presto (Dynamic World, ERA5, elevation) are left out, as are B01 and B09.
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 from deepsentinel.bands import Sensor
 from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
-from deepsentinel.encoders.galileo import STATISTICS
+from deepsentinel.encoders.galileo_card import STATISTICS
+from deepsentinel.encoders.presto_card import CARD, GROUPS, SHA256
 from deepsentinel.encoders.published import (
     ADVICE,
     PublishedEncoder,
@@ -38,44 +40,8 @@ from deepsentinel.encoders.transformer import Block, attendable, masked_mean, mo
 from deepsentinel.encoders.weights import load_strictly
 from deepsentinel.errors import ShapeError
 
-SHA256 = "559c9d76f525bdf2dd3774da8b1e7f1510769b73baacac12e9e4d8d5c67fbe65"
-"""Of `data/default_model.pt` in the repository nasaharvest/presto."""
-
-GROUPS: dict[str, tuple[str, ...]] = {
-    "S1": ("VV", "VH"),
-    "S2_RGB": ("B02", "B03", "B04"),
-    "S2_Red_Edge": ("B05", "B06", "B07"),
-    "S2_NIR_10m": ("B08",),
-    "S2_NIR_20m": ("B8A",),
-    "S2_SWIR": ("B11", "B12"),
-    "NDVI": ("NDVI",),
-}
-"""Bands that make one token, under the authors' names and in their order."""
 _CHANNELS = dict(zip(GROUPS, (0, 1, 2, 3, 4, 5, 8), strict=True))
 """Rows of the authors' channel embedding; 6, 7 and 9 are ERA5, elevation and Dynamic World."""
-
-CARD = Card(
-    name="presto",
-    title="Presto",
-    normalisation=dict.fromkeys(GROUPS["S1"], (-25.0, 25.0))
-    | dict.fromkeys((b for name in list(GROUPS)[1:-1] for b in GROUPS[name]), (0.0, 1.0)),
-    normalisation_source="Presto's published preprocessing: (dB + 25) / 25, reflectance as it is",
-    levels={"s1": ("GRD",), "s2": ("L1C",)},
-    resolution_m=10,
-    backbone="transformer over the band groups of one pixel",
-    fusion="token",
-    licence="MIT",
-    citation="Tseng et al., Lightweight, Pre-trained Transformers for Remote Sensing Timeseries. "
-    "arXiv 2304.14065, 2023.",
-    repository="nasaharvest/presto",
-    sha256=SHA256,
-    limits="Use this when spectra matter and texture does not: pixels never see their neighbours. "
-    "It was made for time series and is given one date here. Every pixel is a sequence of its own, "
-    "which is slow; a stride above 1 averages pixels first, which is not what the authors publish. "
-    "The month is June where none is given; the location token is left out where no lonlat is "
-    "given. B01 and B09 are not used. It saw Level-1C: Level-2A is darker in the visible bands.",
-)
-"""Facts of the published weights; the means of missing bands are Galileo's (see `standard`)."""
 
 CHUNK_CPU, CHUNK = 512, 65_536
 """Pixels that go through the transformer at once: bounds memory, changes nothing else. On a CPU
@@ -137,6 +103,13 @@ class PrestoEncoder(PublishedEncoder):
         if stride < 1:
             raise ShapeError(f"stride={stride}; pass 1 for every pixel, or more to average first.")
         super().__init__(width=width, stride=stride, check=check, empty=empty, card=card)
+        self.config = {
+            "stride": stride,
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "mlp_ratio": mlp_ratio,
+        }
         self.stride = stride
         self.band_embed = nn.ModuleDict({n: nn.Linear(len(b), width) for n, b in GROUPS.items()})
         self.location_embed = nn.Linear(3, width)
@@ -185,7 +158,7 @@ class PrestoEncoder(PublishedEncoder):
             mlp_ratio=len(published["encoder.blocks.0.mlp.fc1.weight"]) // width,
             check=check,
             empty=empty,
-            card=CARD if sha256 == SHA256 else None,
+            card=_card(sha256, exact=stride == 1),
         )
         own = _renamed(published)
         load_strictly(encoder, own, origin=str(path), advice=ADVICE)
@@ -263,6 +236,13 @@ class PrestoEncoder(PublishedEncoder):
         """What is added to every token of a patch (B, D): its month, in the first quarter."""
         circle = self.month_embed[months].to(self.norm.weight.dtype)
         return F.pad(circle, (0, self.embed_dim - circle.shape[1]))
+
+
+def _card(sha256: str | None, *, exact: bool) -> Card | None:
+    """Facts of the published file; its cost was measured for every pixel."""
+    if sha256 != SHA256:
+        return None
+    return CARD if exact else replace(CARD, macs_per_px=None)
 
 
 def _chunks(pixels: Tensor) -> list[slice]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from deepsentinel.bands import SENSORS, Sensor
 from deepsentinel.encoders import door
 from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
-from deepsentinel.encoders.export import Exportable
+from deepsentinel.encoders.pretrained import Pretrained
 from deepsentinel.encoders.stems import place
 from deepsentinel.encoders.transformer import month_index, unit_sphere
 from deepsentinel.errors import SampleError, UnknownNameError, WeightsError, nearest
@@ -30,7 +30,7 @@ ADVICE = "Load the file that the row names, or build the encoder with its sizes.
 """What to do about weights that do not fit."""
 
 
-class PublishedEncoder(nn.Module, ABC):
+class PublishedEncoder(Pretrained):
     """An encoder with masked tokens, one map, and month and location as optional inputs.
 
     A subclass names its bands and turns placed values into an embedding and a map; this class
@@ -59,10 +59,6 @@ class PublishedEncoder(nn.Module, ABC):
         self._stride = stride
         self._checked: set[torch.device] = set()
 
-    def exportable(self) -> Exportable:
-        """A module of tensors only, for `torch.export`; month and location as where not given."""
-        return Exportable(self)
-
     @property
     def card(self) -> Card:
         """Facts of the encoder; what the architecture tells is read from it, never stated twice."""
@@ -76,6 +72,10 @@ class PublishedEncoder(nn.Module, ABC):
             strides=self.strides,
             parameters=sum(p.numel() for p in self.parameters()),
         )
+
+    @card.setter
+    def card(self, card: Card) -> None:
+        self._card = card
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:

@@ -123,6 +123,6 @@ def test_sizes_and_files_that_cannot_be(published, tmp_path):
 
 def test_card(encoder):
     card = encoder.card
-    assert (card.name, card.licence, card.sha256) == ("presto", "MIT", SHA256)
+    assert (card.name, card.licence, card.sources["both"].sha256) == ("presto", "MIT", SHA256)
     assert (card.embed_dim, card.strides, card.bands) == (128, (1,), encoder.bands)
     assert "| Sentinel-1 | VV | -25 | 25 |" in card.to_markdown()

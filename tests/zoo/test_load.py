@@ -12,7 +12,7 @@ from deepsentinel import FusionEncoder, list_encoders, load_encoder
 from deepsentinel.encoders.card import Card
 from deepsentinel.errors import EncoderNotFoundError, UnknownNameError, WeightsError
 from deepsentinel.zoo import load
-from deepsentinel.zoo.rows import ROWS, Row
+from deepsentinel.zoo.rows import ROWS, Shipped
 
 
 @pytest.fixture
@@ -23,14 +23,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Row:
+def row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Shipped:
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    row = Row(name="tiny-nano", folder=folder, sha256=digest)
+    row = Shipped(name="tiny-nano", folder=folder, sha256=digest)
     monkeypatch.setattr(load, "ROWS", (row,))
     return row
 
 
-def test_a_row_and_its_folder_load_the_same(row: Row) -> None:
+def test_a_row_and_its_folder_load_the_same(row: Shipped) -> None:
     s2 = torch.rand(1, 12, 32, 32) * 0.3
     by_name, by_path = load_encoder("tiny-nano", empty="nan"), load_encoder(row.folder)
     assert torch.equal(by_name(s2=s2).embedding, by_path(s2=s2).embedding)
@@ -39,7 +39,7 @@ def test_a_row_and_its_folder_load_the_same(row: Row) -> None:
     assert [card.name for card in list_encoders()] == ["tiny"]
 
 
-def test_weights_must_be_those_of_the_row(row: Row) -> None:
+def test_weights_must_be_those_of_the_row(row: Shipped) -> None:
     # A folder saved anew is whole in itself, but is not what the row promised.
     FusionEncoder("mobilenetv4_conv_small_050").save_pretrained(row.folder)
     load_encoder(row.folder)
@@ -50,7 +50,7 @@ def test_weights_must_be_those_of_the_row(row: Row) -> None:
 def test_a_row_without_its_files_says_reinstall(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = Row(name="gone", folder=tmp_path / "gone", sha256="")
+    row = Shipped(name="gone", folder=tmp_path / "gone", sha256="")
     monkeypatch.setattr(load, "ROWS", (row,))
     with pytest.raises(WeightsError, match="Reinstall"):
         load_encoder("gone")

@@ -1,0 +1,311 @@
+"""Files on the Hugging Face Hub: from the cache or the network, verified every time, retried.
+
+`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean to every user of
+`huggingface_hub`, which keeps the cache, resumes what was interrupted and shows the progress.
+It compares sizes only, so hashes are compared here; and it does not repeat a GET that the server
+failed, so that is done here too.
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from deepsentinel.encoders.card import Source
+from deepsentinel.errors import HubError, WeightsError
+
+T = TypeVar("T")
+
+PAUSES_S = (0.5, 1.0, 2.0, 4.0)
+"""Between tries at a server that answers 429 or 5xx, or sends too little."""
+PATIENCE_S = 60.0
+"""No new try after this long."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """How the Hub is reached, in `huggingface_hub`'s own words."""
+
+    cache_dir: str | Path | None = None
+    """Instead of the cache in `HF_HOME`."""
+    local_files_only: bool = False
+    """Take what is in the cache and ask nobody."""
+    token: str | bool | None = None
+    """Instead of `HF_TOKEN` or the stored login; `False` sends none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repository:
+    """A repository on the Hub, at a commit, branch or tag."""
+
+    name: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"hf://{self.name}" + (f"@{self.revision}" if self.revision else "")
+
+
+def parse_repository(name: str, revision: str | None = None) -> Repository | None:
+    """What `<user>/<repo>` or `hf://<user>/<repo>@<revision>` names; `None` for anything else.
+
+    Raises:
+        HubError: a `hf://` name that is malformed, or two different revisions.
+
+    Example:
+        >>> parse_repository("hf://user/encoder@v1")
+        Repository(name='user/encoder', revision='v1')
+        >>> parse_repository("deepsentinel-nano") is None
+        True
+    """
+    plain, _, written = name.removeprefix("hf://").partition("@")
+    if not _REPOSITORY.fullmatch(plain) or plain.startswith("."):
+        if name.startswith("hf://"):
+            raise HubError(
+                f"{name!r} names no repository; write hf://<user>/<repo> or "
+                "hf://<user>/<repo>@<revision>."
+            )
+        return None
+    if written and revision and written != revision:
+        raise HubError(f"{name!r} and revision={revision!r} disagree; give one of them.")
+    return Repository(name=plain, revision=revision or written or None)
+
+
+def fetch(source: Source, access: Access) -> Path:
+    """A published file, with the hash that its row states.
+
+    Without a stated hash the one that the Hub announces is verified; the cache keeps it as the
+    name of the file's blob. A file that differs is downloaded once more.
+
+    Raises:
+        HubError: it cannot be had.
+        WeightsError: it has another hash, freshly downloaded too.
+    """
+    place = Repository(name=source.repository, revision=source.revision)
+    path = _known(source, access) or _download(place, source.path, access)
+    if damage(path, source) is None:
+        return path
+    return _afresh(place, source.path, access, source)
+
+
+def fetch_folder(place: Repository, files: tuple[str, ...], access: Access) -> Path:
+    """Files of one commit of a repository, each with the hash that the Hub announced.
+
+    Returns:
+        The folder of that commit in the cache; its name is the commit.
+
+    Raises:
+        HubError: a file cannot be had.
+        WeightsError: a file differs from what was announced, freshly downloaded too.
+    """
+    folder = _intact(place, files[0], access).parent
+    pinned = Repository(name=place.name, revision=folder.name)  # `main` may move in between
+    for name in files[1:]:
+        _intact(pinned, name, access)
+    return folder
+
+
+def _intact(place: Repository, name: str, access: Access) -> Path:
+    path = _download(place, name, access)
+    if damage(path) is None:
+        return path
+    return _afresh(place, name, access, None)
+
+
+def _afresh(place: Repository, name: str, access: Access, source: Source | None) -> Path:
+    """The file, downloaded whatever the cache holds."""
+    from huggingface_hub import constants
+
+    if access.local_files_only or constants.is_offline_mode():
+        raise WeightsError(
+            f"{name} of {place} is damaged in the cache, and being offline it cannot be downloaded "
+            "anew. Load it once with a connection."
+        )
+    path = _download(place, name, access, again=True)
+    if reason := damage(path, source):
+        raise _refusal(f"{name} of {place}", reason)
+    return path
+
+
+def _known(source: Source, access: Access) -> Path | None:
+    """The file in the cache, asking nobody, where the row pins what it must be."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if source.revision is None and source.sha256 is None:
+        return None
+    found = try_to_load_from_cache(
+        source.repository,
+        source.path,
+        cache_dir=None if access.cache_dir is None else str(access.cache_dir),
+        revision=source.revision,
+    )
+    return Path(found) if isinstance(found, str) else None
+
+
+def damage(path: Path, source: Source | None = None) -> str | None:
+    """Why a file is not what its row states, or what the Hub announced; `None` where it is.
+
+    Example:
+        >>> import tempfile
+        >>> pin = Source(repository="u/r", path="w", sha256_prefix="2cf24dba")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "w").write_bytes(b"hello")
+        ...     damage(Path(folder, "w"), pin) is None
+        True
+    """
+    stated = source and (source.sha256 or source.sha256_prefix)
+    announced = path.resolve().name  # the cache names blobs by the ETag of the Hub
+    if stated or _HASH.fullmatch(announced):
+        found = file_sha256(path)
+        if found.startswith(stated or announced):
+            return None
+        return f"has sha256 {found}; expected {stated or announced}"
+    if _COMMIT.fullmatch(announced):  # small files have git's own hash
+        data = path.read_bytes()
+        found = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        return None if found == announced else f"has git hash {found}; expected {announced}"
+    return None
+
+
+def file_sha256(path: Path) -> str:
+    """Sha256 of a file, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refusal(what: str, reason: str) -> WeightsError:
+    return WeightsError(
+        f"{what} {reason}. It was downloaded twice, so the server or a proxy between changes it: "
+        "look at HF_ENDPOINT, or get the file elsewhere and pass weights=FILE."
+    )
+
+
+def _download(place: Repository, name: str, access: Access, *, again: bool = False) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return _retried(
+        lambda: Path(
+            hf_hub_download(
+                place.name,
+                name,
+                revision=place.revision,
+                cache_dir=access.cache_dir,
+                local_files_only=access.local_files_only,
+                token=access.token,
+                force_download=again,
+            )
+        ),
+        f"{name} of {place}",
+    )
+
+
+def publish(
+    folder: Path,
+    name: str,
+    *,
+    private: bool | None,
+    revision: str | None,
+    message: str,
+    token: str | bool | None,
+) -> str:
+    """Upload a folder as one commit; returns its 40 hex digits.
+
+    Raises:
+        HubError: not reachable, not allowed.
+    """
+    from huggingface_hub import HfApi
+
+    place = Repository(name=name, revision=revision)
+    if not _REPOSITORY.fullmatch(name):
+        raise HubError(f"{name!r} names no repository; write <user>/<repo>.")
+    hub = HfApi(token=token)
+
+    def upload() -> str:
+        hub.create_repo(name, private=private, exist_ok=True)
+        if revision is not None:
+            hub.create_branch(name, branch=revision, exist_ok=True)
+        done = hub.upload_folder(
+            repo_id=name, folder_path=folder, commit_message=message, revision=revision
+        )
+        return str(done.oid)
+
+    return _retried(upload, str(place))
+
+
+def _retried(call: Callable[[], T], what: str) -> T:
+    """What the call returns; tried again where the server failed, an error of ours otherwise."""
+    # HTTPError is that of whichever client library this version of huggingface_hub uses.
+    from huggingface_hub.errors import EntryNotFoundError, HTTPError  # type: ignore[attr-defined]
+
+    end = time.monotonic() + PATIENCE_S
+    for pause in (*PAUSES_S, None):
+        try:
+            return call()
+        except (OSError, ValueError, EntryNotFoundError, HTTPError) as error:
+            if pause is None or not _passing(error) or time.monotonic() > end:
+                raise _explained(error, what) from error
+            time.sleep(pause)
+    raise AssertionError  # the last turn returns or raises
+
+
+def _status(error: BaseException | None) -> int | None:
+    """HTTP status that an error, or the one that it covers, came with."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if response is not None:
+            return int(response.status_code)
+        error = error.__cause__
+    return None
+
+
+def _passing(error: Exception) -> bool:
+    status = _status(error)
+    if status is not None:
+        return status == 429 or status >= 500
+    return "Consistency check failed" in str(error)  # a body that ended early
+
+
+def _explained(error: Exception, what: str) -> HubError:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    status = _status(error)
+    if isinstance(error, RepositoryNotFoundError) or status in {401, 403}:
+        reason = (
+            "there is no such repository, or it is private or gated. Look at the name; for a "
+            "private one set HF_TOKEN, pass token=, or log in with `hf auth login`."
+        )
+    elif isinstance(error, RevisionNotFoundError):
+        reason = "there is no such revision. Give a commit, branch or tag of the repository."
+    elif isinstance(error, LocalEntryNotFoundError):
+        asked = (
+            "was not asked (offline)" if status is None and _offline(error) else "did not answer"
+        )
+        reason = (
+            f"it is not in the cache ({constants.HF_HUB_CACHE}, or cache_dir) and the Hub at "
+            f"{constants.ENDPOINT} {asked}. Load it once with a connection, for offline work by "
+            "`deepsentinel encoders NAME --download`, or pass a file that you have as weights=."
+        )
+    elif isinstance(error, EntryNotFoundError):
+        reason = "the repository has no such file at that revision."
+    else:
+        reason = (
+            f"the Hub at {constants.ENDPOINT} failed ({str(error).splitlines()[0]}). Try later."
+        )
+    return HubError(f"{what}: {reason}")
+
+
+def _offline(error: Exception) -> bool:
+    from huggingface_hub import constants
+
+    return constants.is_offline_mode() or error.__cause__ is None
