@@ -3,10 +3,12 @@
 import json
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,7 +60,8 @@ class Task(StrEnum):
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one message, not a traceback."""
+    """Run the command line; an error of ours is one message, not a traceback, a warning one line."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except DeepSentinelError as error:
@@ -69,6 +72,16 @@ def main() -> None:
         if stop.code == INTERRUPTED:
             err.print("Stopped. What was completed is kept; the same command continues from there.")
         raise
+
+
+@cache  # each warning once, however many encoders and contexts give it
+def _show_once(name: str, message: str) -> None:
+    err.print(f"[yellow]{name}[/]: ", end="")
+    err.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    _show_once(category.__name__, str(message))
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 (typer's callback)
@@ -423,7 +436,13 @@ def demo(
         "deepsentinel-demo"
     ),
     patches: Annotated[int, typer.Option(help="Synthetic patches to make.")] = 240,
-    epochs: Annotated[int, typer.Option(help="Passes of each head over the train split.")] = 12,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Passes of each head over the train split; enough for 250 steps if not given.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

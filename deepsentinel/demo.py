@@ -37,6 +37,9 @@ SENSOR_ROWS: Final[dict[str, tuple[Sensor, ...]]] = {"s1": ("s1",), "s2": ("s2",
 CONTROLS: Final = ("band_stats", "random")
 COLUMNS: Final = ("miou", "pixel_accuracy", "accuracy", "macro_f1")
 SHEET_ROWS: Final = 6
+BATCH: Final = 8
+STEPS: Final = 250
+LEAST_EPOCHS: Final = 12
 PATCH_PX: Final = 56
 """Side of the demo's patches when it converts a folder: small places give several."""
 BLOCK_M: Final = 1_200.0
@@ -64,7 +67,7 @@ def demo(
     out_dir: str | Path = "deepsentinel-demo",
     *,
     patches: int = 240,
-    epochs: int = 12,
+    epochs: int | None = None,
     seed: int = 0,
     say: Say = print,
 ) -> DemoResult:
@@ -74,7 +77,8 @@ def demo(
         data: folder of a corpus, or of files that `convert` reads; synthetic scenes if `None`.
         out_dir: folder for all results.
         patches: how many synthetic patches to make.
-        epochs: passes of each head over the train split.
+        epochs: passes of each head over the train split; as many as give it 250 steps, at least
+            12, if `None`.
         seed: decides everything random.
         say: called with one line a step.
 
@@ -87,7 +91,9 @@ def demo(
     root = _corpus(data, out, patches=patches, seed=seed, say=say)
     encoder = load_encoder()
     label = pick_label(DeepSentinelDataset(root, None, labels=()).info, "segmentation")
-    course = Course(root=root, label=label, out=out, epochs=epochs, seed=seed, say=say)
+    patches_to_learn = len(DeepSentinelDataset(root, "train", labels=()))
+    passes = epochs or max(LEAST_EPOCHS, math.ceil(STEPS * BATCH / patches_to_learn))
+    course = Course(root=root, label=label, out=out, epochs=passes, seed=seed, say=say)
     rows: dict[str, Mapping[str, float]] = {}
     for name, sensors in SENSOR_ROWS.items():
         rows[name] = course.trained(name, load_encoder(), sensors)
@@ -159,6 +165,8 @@ class Course:
                 out_dir=self.out / f"{name}-{task}",
                 epochs=self.epochs,
                 lr=3e-3,
+                batch_size=BATCH,
+                patience=None,
                 freeze_encoder=True,
                 seed=self.seed,
                 progress=False,
