@@ -44,6 +44,7 @@ PATCH_PX: Final = 56
 """Side of the demo's patches when it converts a folder: small places give several."""
 BLOCK_M: Final = 1_200.0
 """Side of a split block when it converts a folder: a few small places are divided among splits."""
+SPLITS: Final = {"train": 0.5, "val": 0.2, "test": 0.3}
 
 Say = Callable[[str], None]
 
@@ -92,7 +93,8 @@ def demo(
     encoder = load_encoder()
     label = pick_label(DeepSentinelDataset(root, None, labels=()).info, "segmentation")
     patches_to_learn = len(DeepSentinelDataset(root, "train", labels=()))
-    passes = epochs or max(LEAST_EPOCHS, math.ceil(STEPS * BATCH / patches_to_learn))
+    enough = max(LEAST_EPOCHS, math.ceil(STEPS * BATCH / patches_to_learn))
+    passes = enough if epochs is None else epochs
     course = Course(root=root, label=label, out=out, epochs=passes, seed=seed, say=say)
     rows: dict[str, Mapping[str, float]] = {}
     for name, sensors in SENSOR_ROWS.items():
@@ -314,6 +316,7 @@ def _corpus(data: str | Path | None, out: Path, *, patches: int, seed: int, say:
         patch_size=PATCH_PX,
         boa_offset="detect",
         block_m=BLOCK_M,
+        splits=SPLITS,
         seed=seed,
     )
     say(str(report))

@@ -152,6 +152,12 @@ def test_the_module_is_the_program():
     )
 
 
+def test_help_needs_no_torch():
+    code = "import sys, deepsentinel.cli; print([m for m in ('torch', 'rasterio') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_an_unknown_verb_names_the_nearest(cli):
     done = cli("plto")
     assert done.code == 2

@@ -14,7 +14,7 @@ import deepsentinel
 from deepsentinel import demo as room
 from deepsentinel.demo import COLUMNS, demo, with_dominant_class
 from deepsentinel.encoders.fusion import FusionEncoder
-from deepsentinel.errors import LabelError
+from deepsentinel.errors import LabelError, TrainingError
 
 ROWS = ["s1", "s2", "both", "band_stats", "random"]
 
@@ -87,6 +87,12 @@ def test_a_corpus_is_taken_as_it_is(tmp_path, monkeypatch):
     with pytest.raises(LabelError, match=r"'bare' has these labels for segmentation: \(none\)"):
         demo(tmp_path / "bare", tmp_path / "demo", say=lambda _: None)
     assert not list((tmp_path / "demo").iterdir())
+
+
+def test_no_epochs_are_an_error_and_not_the_default(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "load_encoder", tiny_encoder)
+    with pytest.raises(TrainingError, match="epochs"):
+        demo(None, tmp_path / "demo", patches=16, epochs=0, say=lambda _: None)
 
 
 @pytest.mark.parametrize(
