@@ -61,7 +61,7 @@ class Task(StrEnum):
 
 def main() -> None:
     """Run the command line; an error of ours is one message, not a traceback, a warning one line."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # called by position
     try:
         app()
     except DeepSentinelError as error:
@@ -387,6 +387,8 @@ def finetune(
 
     Example: [bold]deepsentinel finetune corpus/ --task segmentation --epochs 30 --out run/[/]
     """
+    import torch
+
     from deepsentinel.datasets.dataset import DeepSentinelDataset
     from deepsentinel.training.evaluate import evaluate_model
     from deepsentinel.training.finetune import finetune as run
@@ -399,8 +401,10 @@ def finetune(
         DeepSentinelDataset(corpus, split, sensors=asked, labels=(spec.name,))
         for split in ("train", "val", "test")
     )
+    pretrained = load_encoder(encoder)
+    torch.manual_seed(seed)  # the head starts at random
     result = run(
-        model_for(load_encoder(encoder), spec, decoder=decoder),
+        model_for(pretrained, spec, decoder=decoder),
         train,
         val,
         out_dir=out_dir,

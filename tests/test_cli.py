@@ -12,6 +12,7 @@ import matplotlib.image as mpl_image
 import numpy as np
 import pytest
 import rasterio
+import torch
 from affine import Affine
 
 import deepsentinel
@@ -370,3 +371,47 @@ def test_ctrl_c_stops_with_130_and_the_corpus_is_continued(cli, tmp_path):
     assert "3 from an earlier run" in again.out
     assert cli("verify", dest).code == 0
     assert "was stopped" not in cli("info", dest).out
+
+
+PRESS_CTRL_C_IN_TRAINING = """
+import os, signal
+from deepsentinel.cli import main
+from deepsentinel.training.checkpoint import RunFolder
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+write, written = RunFolder.write, []
+
+def press(self, *arguments, **options):
+    write(self, *arguments, **options)
+    written.append(1)
+    if len(written) == 2:  # the state before the first step, then the first epoch
+        os.kill(os.getpid(), signal.SIGINT)
+
+RunFolder.write = press
+main()
+"""
+
+
+def test_ctrl_c_in_training_ends_with_the_same_scores(cli, corpus, tmp_path):
+    from deepsentinel.encoders.fusion import FusionEncoder
+
+    FusionEncoder("resnet10t", levels=(1, 2), embed_dim=16).save_pretrained(tmp_path / "encoder")
+    arguments = [
+        *("finetune", corpus, "--encoder", tmp_path / "encoder", "--decoder", "linear"),
+        *("--epochs", 3, "--freeze-encoder", "--out"),
+    ]
+    torch.manual_seed(1)  # of no effect: --seed decides
+    whole = cli(*arguments, tmp_path / "whole", "--json").json()
+    command = [*map(str, arguments), str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-c", PRESS_CTRL_C_IN_TRAINING, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 130
+    assert "Stopped. What was completed is kept" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "scores.json").exists()
+    continued = cli(*command, "--json").json()
+    assert {**continued, "model": None} == {**whole, "model": None}
