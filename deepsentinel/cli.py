@@ -305,14 +305,23 @@ def plot(
         Path | None,
         typer.Option("--out", help="PNG to write; ID.png if not given.", show_default=False),
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Mask or boxes to draw, may be repeated; the first mask if not given.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Draw one patch: true colour, radar composite, target.
+    """Draw one patch: true colour, radar composite, mask or boxes.
 
     Example: [bold]deepsentinel plot corpus/ 0 --out patch.png[/]
     """
     from deepsentinel.datasets.dataset import DeepSentinelDataset
 
-    dataset = DeepSentinelDataset(corpus, split=None)
+    facts = DeepSentinelDataset(corpus, split=None, labels=()).info
+    masks = [spec.name for spec in facts.labels if spec.kind == "mask"]
+    dataset = DeepSentinelDataset(corpus, split=None, labels=tuple(label or masks[:1]))
     sample = dataset[_place(dataset.corpus, patch_id)]
     target = path or Path(f"{sample['meta'].id.replace('/', '_')}.png")
     target.parent.mkdir(parents=True, exist_ok=True)

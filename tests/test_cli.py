@@ -19,11 +19,12 @@ import deepsentinel
 from deepsentinel.bands import S2_BANDS
 from deepsentinel.cli import app, main
 from deepsentinel.corpus.codes import encode_s1
-from deepsentinel.corpus.format import CorpusInfo
+from deepsentinel.corpus.format import CorpusInfo, LabelSpec
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
 from deepsentinel.corpus.read import open_corpus
 from deepsentinel.corpus.write import CorpusWriter
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
+from deepsentinel.labels import scheme
 
 VERBS = [c.name or c.callback.__name__ for c in app.registered_commands]
 SIZE = 24
@@ -217,6 +218,38 @@ def test_plot_takes_an_id_that_is_a_number_for_an_id(cli, unseen, tmp_path):
     assert cli("plot", unseen, "7", "--out", tmp_path / "id.png").code == 0
     assert cli("plot", unseen, "0", "--out", tmp_path / "number.png").code == 0
     assert_one_message(cli("plot", unseen, "1"), "'1'", "7", "from 0 to 0")
+
+
+def test_plot_of_a_corpus_with_two_masks_and_boxes(cli, tmp_path):
+    names = ("crop", "cover")
+    info = CorpusInfo(
+        name="rich",
+        sensors=("s1",),
+        bands={"s1": ("VV",)},
+        patch_size=16,
+        resolution_m=10,
+        labels=(
+            LabelSpec("things", "boxes", scheme("worldcover")),
+            *(LabelSpec(name, "mask", scheme("worldcover")) for name in names),
+        ),
+    )
+    with CorpusWriter(tmp_path / "rich", info) as writer:
+        writer.add(
+            PatchRecord(id="a", labels={"things": ((2.0, 2.0, 9.0, 9.0, 1),)}),
+            PatchPixels(
+                s1=encode_s1(np.full((1, 16, 16), -9.0, np.float32)),
+                rasters={n: np.full((16, 16), k, np.int16) for k, n in enumerate(names)},
+            ),
+        )
+    pictures = {}
+    for chosen in ((), ("crop",), ("cover",), ("cover", "things")):
+        options = [part for name in chosen for part in ("--label", name)]
+        assert cli("plot", tmp_path / "rich", "a", *options, "--out", tmp_path / "a.png").code == 0
+        pictures[chosen] = mpl_image.imread(tmp_path / "a.png")
+    assert np.array_equal(pictures[()], pictures["crop",]), "the first mask"
+    assert not np.array_equal(pictures["crop",], pictures["cover",])
+    assert not np.array_equal(pictures["cover",], pictures["cover", "things"])
+    assert_one_message(cli("plot", tmp_path / "rich", "a", "--label", "crp"), "'crp'", "crop")
 
 
 def test_verify_sound_and_flipped(cli, corpus, tmp_path):
