@@ -448,6 +448,10 @@ def demo(
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of all results.")] = Path(
         "deepsentinel-demo"
     ),
+    label: Annotated[
+        str | None,
+        typer.Option(help="Mask to learn, where there are several.", show_default=False),
+    ] = None,
     patches: Annotated[int, typer.Option(help="Synthetic patches to make.")] = 240,
     epochs: Annotated[
         int | None,
@@ -470,6 +474,7 @@ def demo(
     result = run(
         data,
         out_dir,
+        label=label,
         patches=patches,
         epochs=epochs,
         seed=seed,

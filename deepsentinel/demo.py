@@ -67,6 +67,7 @@ def demo(
     data: str | Path | None = None,
     out_dir: str | Path = "deepsentinel-demo",
     *,
+    label: str | None = None,
     patches: int = 240,
     epochs: int | None = None,
     seed: int = 0,
@@ -77,6 +78,7 @@ def demo(
     Args:
         data: folder of a corpus, or of files that `convert` reads; synthetic scenes if `None`.
         out_dir: folder for all results.
+        label: mask to learn; needed only where a corpus has several.
         patches: how many synthetic patches to make.
         epochs: passes of each head over the train split; as many as give it 250 steps, at least
             12, if `None`.
@@ -84,18 +86,18 @@ def demo(
         say: called with one line a step.
 
     Raises:
-        LabelError: the corpus has no mask to learn.
+        LabelError: the corpus has no mask to learn, or several and none is named.
         DeepSentinelError: as `convert`, `load_encoder` and `finetune`.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     root = _corpus(data, out, patches=patches, seed=seed, say=say)
     encoder = load_encoder()
-    label = pick_label(DeepSentinelDataset(root, None, labels=()).info, "segmentation")
+    spec = pick_label(DeepSentinelDataset(root, None, labels=()).info, "segmentation", label)
     patches_to_learn = len(DeepSentinelDataset(root, "train", labels=()))
     enough = max(LEAST_EPOCHS, math.ceil(STEPS * BATCH / patches_to_learn))
     passes = enough if epochs is None else epochs
-    course = Course(root=root, label=label, out=out, epochs=passes, seed=seed, say=say)
+    course = Course(root=root, label=spec, out=out, epochs=passes, seed=seed, say=say)
     rows: dict[str, Mapping[str, float]] = {}
     for name, sensors in SENSOR_ROWS.items():
         rows[name] = course.trained(name, load_encoder(), sensors)

@@ -86,6 +86,8 @@ def test_a_corpus_is_taken_as_it_is(tmp_path, monkeypatch):
         writer.add(PatchRecord(id="a"), PatchPixels(s1=np.zeros((1, 16, 16), np.int16)))
     with pytest.raises(LabelError, match=r"'bare' has these labels for segmentation: \(none\)"):
         demo(tmp_path / "bare", tmp_path / "demo", say=lambda _: None)
+    with pytest.raises(LabelError, match="'crops' was asked for"):
+        demo(tmp_path / "bare", tmp_path / "demo", label="crops", say=lambda _: None)
     assert not list((tmp_path / "demo").iterdir())
 
 
