@@ -3,10 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from deepsentinel.store import Store
-
-Span = tuple[str, int, int]
-"""File, start and size."""
+from deepsentinel.store import Span, Store
 
 
 @dataclass(frozen=True)
@@ -18,10 +15,13 @@ class FetchedPatch:
     """Bytes by array; `None` where the patch has no such array."""
 
 
-def fetch_spans(store: Store, spans: Sequence[Span | None]) -> list[bytes | None]:
+def fetch_spans(
+    store: Store, spans: Sequence[Span | None], *, fresh: bool = False
+) -> list[bytes | None]:
     """The bytes of each span, in the order given; `None` for `None`.
 
-    Spans that touch in a file are one request, and no byte outside of a span is read.
+    Spans that touch in a file are one request, no byte outside of a span is read, and all requests
+    are made together; `fresh` passes over what a cache holds.
 
     Raises:
         StoreError: a span cannot be read in full.
@@ -34,25 +34,24 @@ def fetch_spans(store: Store, spans: Sequence[Span | None]) -> list[bytes | None
         >>> fetch_spans(store, [("a", 4, 2), None, ("a", 2, 2)])
         [b'45', None, b'23']
     """
+    known = {place: span for place, span in enumerate(spans) if span is not None}
+    groups = _touching(known)
+    wholes = [(*known[group[0]][:2], sum(known[place][2] for place in group)) for group in groups]
     found: list[bytes | None] = [None] * len(spans)
-    for places in _touching(spans):
-        parts = [span for place in places if (span := spans[place]) is not None]
-        path, start, _ = parts[0]
-        data = store.read_range(path, start, sum(size for _, _, size in parts))
-        if len(parts) == 1:
-            found[places[0]] = data
-            continue
-        for place, (_, first, size) in zip(places, parts, strict=True):
-            found[place] = data[first - start : first - start + size]
+    for group, data in zip(groups, store.read_spans(wholes, fresh=fresh), strict=True):
+        first = known[group[0]][1]
+        for place in group:
+            _, start, size = known[place]
+            whole = size == len(data)
+            found[place] = data if whole else data[start - first : start - first + size]
     return found
 
 
-def _touching(spans: Sequence[Span | None]) -> list[list[int]]:
+def _touching(known: Mapping[int, Span]) -> list[list[int]]:
     """Places of spans in groups that are without a gap, in the order of their bytes."""
-    known = sorted((span, place) for place, span in enumerate(spans) if span is not None)
     groups: list[list[int]] = []
     end: tuple[str, int] | None = None
-    for (path, start, size), place in known:
+    for place, (path, start, size) in sorted(known.items(), key=lambda item: item[1]):
         if (path, start) == end:
             groups[-1].append(place)
         else:

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from deepsentinel.bands import Sensor, check_sensors, resolve_bands
 from deepsentinel.corpus.arrays import ArraySpec, corpus_arrays
 from deepsentinel.corpus.codes import NOT_OBSERVED, S1_SCALE, S2_CODE_OFFSET, S2_SCALE
-from deepsentinel.corpus.fetch import FetchedPatch, Span, fetch_spans
+from deepsentinel.corpus.fetch import FetchedPatch, fetch_spans
 from deepsentinel.corpus.format import (
     DATA_PATH,
     INDEX_PATH,
@@ -33,18 +33,30 @@ from deepsentinel.errors import (
     BandError,
     CorpusNotFoundError,
     CorruptCorpusError,
+    NotAuthorisedError,
     SplitError,
     StoreError,
+    StoreNotFoundError,
+    TransientError,
     UnknownNameError,
     nearest,
 )
-from deepsentinel.store import Store, open_store
+from deepsentinel.store import Span, Store, is_local, open_store
 
 _scratch = threading.local()
 
 
-def open_corpus(root: str | Path, *, checksum: bool = False) -> PatchSource:
+def open_corpus(
+    root: str | Path,
+    *,
+    checksum: bool = False,
+    requester_pays: bool | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: str | Path | None = None,
+) -> PatchSource:
     """Open a corpus for reading, or a folder in the original DeepSentinel layout as it is.
+
+    Arguments as for `Corpus`.
 
     Returns:
         A `Corpus`; a `SourceCorpus`, which reads alike, where `root` is a folder of the layout.
@@ -59,7 +71,13 @@ def open_corpus(root: str | Path, *, checksum: bool = False) -> PatchSource:
 
         if DeepSentinelLayout.detect(Path(root)):
             return SourceCorpus(root, kind=DeepSentinelLayout.KIND)
-    return Corpus(root, checksum=checksum)
+    return Corpus(
+        root,
+        checksum=checksum,
+        requester_pays=requester_pays,
+        storage_options=storage_options,
+        cache_dir=cache_dir,
+    )
 
 
 def _may_be_layout(root: str | Path) -> bool:
@@ -75,14 +93,20 @@ class Corpus:
     again by itself) and may be used after a fork and by several threads.
 
     Args:
-        root: folder or URL of the corpus.
+        root: folder or URL of the corpus; see `deepsentinel.store.open_store`.
         checksum: whether every chunk read is checked against its crc32c (about 5% slower). Bytes
-            that cannot be decoded are an error either way.
+            that cannot be decoded are an error either way, and bytes that came over a network or
+            out of a cache are always checked.
+        requester_pays: who is billed for what is read from a bucket whose readers pay.
+        storage_options: arguments of the storage client, such as credentials.
+        cache_dir: a folder that keeps what was read.
 
     Raises:
         CorpusNotFoundError: there is none; what lies there instead is listed.
         CorpusError: it has a format that this version cannot read.
         CorruptCorpusError: its index cannot be read.
+        StoreError: it cannot be reached (`NotAuthorisedError`, `RequesterPaysError`,
+            `TransientError`), or an argument that this place cannot serve.
 
     Example:
         >>> import tempfile
@@ -105,10 +129,22 @@ class Corpus:
         array([0.05, 0.05], dtype=float32)
     """
 
-    def __init__(self, root: str | Path, *, checksum: bool = False) -> None:
-        self._root = root
-        self._checksum = checksum
-        self._store = open_store(root)
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        checksum: bool = False,
+        requester_pays: bool | str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        self._checksum = checksum or cache_dir is not None or not is_local(root)
+        self._store = open_store(
+            root,
+            requester_pays=requester_pays,
+            storage_options=storage_options,
+            cache_dir=cache_dir,
+        )
         self._static = load_info(self._store)
         self._arrays = corpus_arrays(self._static)
         _ = self._places  # an index that cannot be read is an error here, not in some worker
@@ -127,6 +163,11 @@ class Corpus:
     def url(self) -> str:
         """Where the corpus lies."""
         return self._store.url
+
+    @property
+    def store(self) -> Store:
+        """Where its bytes come from."""
+        return self._store
 
     @property
     def unfinished(self) -> bool:
@@ -214,8 +255,9 @@ class Corpus:
         """
         number = self._number(i)
         plan = self._plan(sensors, bands, rasters)
-        codes = {s: self._read_array(number, s, plan.bands[s]) for s in plan.bands}
-        planes = {name: self._read_array(number, name, None) for name in plan.rasters}
+        [data] = self._fetch([number], plan.names)
+        codes = {s: self._codes(number, s, plan.bands[s], data[s]) for s in plan.bands}
+        planes = {name: self._codes(number, name, None, data[name]) for name in plan.rasters}
         present = {name: plane for name, plane in planes.items() if plane is not None}
         return PatchPixels(s1=codes.get("s1"), s2=codes.get("s2"), rasters=present)
 
@@ -234,7 +276,7 @@ class Corpus:
         """
         number = self._number(i)
         plan = self._plan(sensors, bands, rasters)
-        data = {name: self._read_bytes(number, self._arrays[name]) for name in plan.names}
+        [data] = self._fetch([number], plan.names)
         return self._physical(number, plan, data)
 
     def shards(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -268,15 +310,7 @@ class Corpus:
         moved. Arguments and errors otherwise as for `read`.
         """
         places = [self._number(i) for i in numbers]
-        found: list[dict[str, Any]] = [{} for _ in places]
-        for name in self._plan(sensors, None, rasters).names:
-            spans = [self._span(place, name) for place in places]
-            try:
-                parts = fetch_spans(self._store, spans)
-            except StoreError:  # patch by patch tells which one it is
-                parts = [self._read_bytes(place, self._arrays[name]) for place in places]
-            for patch, part in zip(found, parts, strict=True):
-                patch[name] = part
+        found = self._fetch(places, self._plan(sensors, None, rasters).names)
         return [FetchedPatch(n, data) for n, data in zip(places, found, strict=True)]
 
     def decode(
@@ -292,61 +326,74 @@ class Corpus:
         Bytes that turn out damaged are read once more. Arguments and errors as for `read_physical`.
         """
         plan = self._plan(sensors, bands, rasters)
-        try:
-            return self._physical(patch.number, plan, patch.data)
-        except CorruptCorpusError:
-            return self.read_physical(patch.number, sensors=sensors, bands=bands, rasters=rasters)
+        return self._physical(patch.number, plan, patch.data)
 
     # ---------------------------------------------------------------- bytes to pixels
-
-    def _read_array(
-        self, number: int, name: str, positions: tuple[int, ...] | None
-    ) -> NDArray[Any] | None:
-        spec = self._arrays[name]
-        data = self._read_bytes(number, spec)
-        return None if data is None else self._decode_array(number, spec, positions, data)
-
-    def _decode_array(
-        self, number: int, spec: ArraySpec, positions: tuple[int, ...] | None, data: bytes
-    ) -> NDArray[Any]:
-        wanted = range(spec.chunks) if positions is None else positions
-        out = np.empty((len(wanted), spec.size, spec.size), spec.dtype)
-        for _ in self._decoded(number, spec, data, wanted, out):
-            pass
-        return out[0] if spec.channels is None else out
 
     def _physical(
         self, number: int, plan: "_Plan", data: Mapping[str, bytes | None]
     ) -> dict[str, NDArray[Any]]:
         """Physical values from the bytes of one patch, by array."""
-        found: dict[str, NDArray[Any]] = {}
-        for name in plan.names:
-            stored = data[name]
-            if stored is None:
-                continue
-            if name in plan.bands:
-                found[name] = self._decode_sensor(number, name, plan.bands[name], stored)
-            else:
-                found[name] = self._decode_array(number, self._arrays[name], None, stored)
-        return found
+        found: dict[str, NDArray[Any] | None] = {}
+        for sensor, positions in plan.bands.items():
+            found[sensor] = self._physical_sensor(number, sensor, positions, data[sensor])
+        for name in plan.rasters:
+            found[name] = self._codes(number, name, None, data[name])
+        return {name: array for name, array in found.items() if array is not None}
 
-    def _decode_sensor(
-        self, number: int, sensor: Sensor, positions: tuple[int, ...], data: bytes
-    ) -> NDArray[np.float32]:
+    def _codes(
+        self, number: int, name: str, positions: tuple[int, ...] | None, data: bytes | None
+    ) -> NDArray[Any] | None:
+        if data is None:
+            return None
+        spec = self._arrays[name]
+        wanted = range(spec.chunks) if positions is None else positions
+        out = np.empty((len(wanted), spec.size, spec.size), spec.dtype)
+
+        def decode(stored: bytes) -> None:
+            for _ in self._decoded(spec, stored, wanted, out):
+                pass
+
+        self._decode_sound(number, spec, data, decode)
+        return out[0] if spec.channels is None else out
+
+    def _physical_sensor(
+        self, number: int, sensor: Sensor, positions: tuple[int, ...], data: bytes | None
+    ) -> NDArray[np.float32] | None:
+        if data is None:
+            return None
         spec = self._arrays[sensor]
         out = np.empty((len(positions), spec.size, spec.size), np.float32)
         codes = _scratch_plane(spec)
         gaps = int(self._places.gaps[sensor][number])
-        planes = self._decoded(number, spec, data, positions, [codes] * len(positions))
-        for position, plane, physical in zip(positions, planes, out, strict=True):
-            to_physical(sensor, plane, physical)
-            if gaps >> position & 1:
-                physical[plane == NOT_OBSERVED[sensor]] = np.nan
+
+        def decode(stored: bytes) -> None:
+            planes = self._decoded(spec, stored, positions, [codes] * len(positions))
+            for position, plane, physical in zip(positions, planes, out, strict=True):
+                to_physical(sensor, plane, physical)
+                if gaps >> position & 1:
+                    physical[plane == NOT_OBSERVED[sensor]] = np.nan
+
+        self._decode_sound(number, spec, data, decode)
         return out
+
+    def _decode_sound(
+        self, number: int, spec: ArraySpec, data: bytes, decode: Callable[[bytes], None]
+    ) -> None:
+        """Decode bytes; where they turn out damaged, once more as they are at their origin."""
+        try:
+            decode(data)
+        except _DamagedError:
+            [again] = self._fetch([number], [spec.name], fresh=True)
+        else:
+            return
+        try:
+            decode(again[spec.name] or b"")
+        except _DamagedError as error:
+            raise self._corrupt(number, spec, error.position, error) from error
 
     def _decoded(
         self,
-        number: int,
         spec: ArraySpec,
         data: bytes,
         wanted: Iterable[int],
@@ -356,24 +403,30 @@ class Corpus:
         try:
             frames = split_patch(spec, data)
         except ChunkError as error:
-            raise self._corrupt(number, spec, None, error) from error
+            raise _DamagedError(error, None) from error
         for position, plane in zip(wanted, out, strict=True):
             start, size = frames[position]
             try:
                 decode_frame(data, start, size, plane, checksum=self._checksum)
             except ChunkError as error:
-                raise self._corrupt(number, spec, position, error) from error
+                raise _DamagedError(error, position) from error
             yield plane
 
-    def _read_bytes(self, number: int, spec: ArraySpec) -> bytes | None:
-        """Every chunk of one array of one patch, in one read; `None` where it has no such array."""
-        start, size = self._places.span(spec.name, number)
-        if start < 0:
-            return None
+    def _fetch(
+        self, places: Sequence[int], names: Sequence[str], *, fresh: bool = False
+    ) -> list[dict[str, bytes | None]]:
+        """Bytes of arrays of patches, all fetched together; `None` where a patch has no such array."""
+        spans = [self._span(place, name) for place in places for name in names]
         try:
-            return self._store.read_range(self._shard_path(number, spec), start, size)
+            parts = iter(fetch_spans(self._store, spans, fresh=fresh))
+        except (NotAuthorisedError, TransientError):
+            raise  # that says nothing about the bytes
         except StoreError as error:
-            raise self._corrupt(number, spec, None, error) from error
+            if len(spans) == 1:
+                raise self._corrupt(places[0], self._arrays[names[0]], None, error) from error
+            alone = [self._fetch([p], [n], fresh=fresh)[0][n] for p in places for n in names]
+            parts = iter(alone)  # one by one tells which it is
+        return [{name: next(parts) for name in names} for _ in places]
 
     def _span(self, number: int, name: str) -> Span | None:
         start, size = self._places.span(name, number)
@@ -472,11 +525,21 @@ class Corpus:
     def _read_index(self, columns: list[str] | None) -> pa.Table:
         try:
             return read_index(self._store, INDEX_PATH, columns)
+        except (NotAuthorisedError, TransientError):
+            raise
         except (pa.ArrowException, StoreError) as error:
             raise CorruptCorpusError(
                 f"the index {self.url}/{INDEX_PATH} cannot be read: {_plain(error)}. Restore the file from "
                 "where the corpus came from."
             ) from error
+
+
+class _DamagedError(Exception):
+    """Bytes of an array of a patch that are not what was written."""
+
+    def __init__(self, error: ChunkError, position: int | None) -> None:
+        super().__init__(str(error))
+        self.position = position
 
 
 @dataclass(frozen=True)
@@ -572,20 +635,27 @@ def load_info(store: Store) -> CorpusInfo:
         CorpusError: it has another format version.
         CorruptCorpusError: it is not JSON.
     """
-    for path in (INFO_PATH, INDEX_PATH):
-        if not store.exists(path):
-            names = store.list()
-            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-            there = f"It holds {' '.join(names[:8])}{more}." if names else "It is empty or missing."
-            raise CorpusNotFoundError(
-                f"no corpus at {store.url}: {path} is not there. {there} A corpus is a folder with "
-                f"{INFO_PATH}, {INDEX_PATH} and {DATA_PATH}; `deepsentinel convert` makes one."
-            )
     try:
-        value = json.loads(store.read(INFO_PATH))
+        data = store.read(INFO_PATH)
+    except StoreNotFoundError as error:
+        raise _no_corpus(store, INFO_PATH) from error
+    if not store.exists(INDEX_PATH):
+        raise _no_corpus(store, INDEX_PATH)
+    try:
+        value = json.loads(data)
     except ValueError as error:
         raise CorruptCorpusError(f"{store.url}/{INFO_PATH} is not JSON: {error}.") from error
     return CorpusInfo.from_json(value)
+
+
+def _no_corpus(store: Store, path: str) -> CorpusNotFoundError:
+    names = store.list()
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    there = f"It holds {' '.join(names[:8])}{more}." if names else "It is empty or missing."
+    return CorpusNotFoundError(
+        f"no corpus at {store.url}: {path} is not there. {there} A corpus is a folder with "
+        f"{INFO_PATH}, {INDEX_PATH} and {DATA_PATH}; `deepsentinel convert` makes one."
+    )
 
 
 def count_splits(table: pa.Table) -> dict[str, int]:

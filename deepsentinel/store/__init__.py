@@ -1,7 +1,21 @@
 """Where bytes come from and go to: ranges by URL, every length checked."""
 
 from deepsentinel.store.local import LocalStore
-from deepsentinel.store.protocol import Store
-from deepsentinel.store.urls import open_store
+from deepsentinel.store.memory import MemoryStore
+from deepsentinel.store.options import Options
+from deepsentinel.store.protocol import Span, Store
+from deepsentinel.store.remote import RemoteStore
+from deepsentinel.store.retry import Retry
+from deepsentinel.store.urls import is_local, open_store
 
-__all__ = ["LocalStore", "Store", "open_store"]
+__all__ = [
+    "LocalStore",
+    "MemoryStore",
+    "Options",
+    "RemoteStore",
+    "Retry",
+    "Span",
+    "Store",
+    "is_local",
+    "open_store",
+]

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deepsentinel.errors import StoreError
+from deepsentinel.errors import NotAuthorisedError, StoreError, StoreNotFoundError
+from deepsentinel.store.protocol import Span
 
 OPEN_FILES = 64
 """Files that one store keeps open for reading in one process."""
@@ -119,6 +120,10 @@ class LocalStore:
         """Several (start, size) ranges of one file, in the order asked."""
         return [self.read_range(path, start, size) for start, size in ranges]
 
+    def read_spans(self, spans: Sequence[Span], *, fresh: bool = False) -> list[bytes]:
+        """Ranges of any files, in the order asked; nothing is cached here, so all are fresh."""
+        return [self.read_range(*span) for span in spans]
+
     def read(self, path: str) -> bytes:
         """A whole file."""
         try:
@@ -136,6 +141,14 @@ class LocalStore:
             return os.fstat(self._files.get(path, anew=True).number).st_size
         except OSError as error:
             raise _failed("find", self.root / path, error) from error
+
+    def version(self, path: str) -> str:
+        """A text that changes when the file is replaced."""
+        try:
+            found = (self.root / path).stat()
+        except OSError as error:
+            raise _failed("find", self.root / path, error) from error
+        return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file or folder."""
@@ -193,4 +206,9 @@ class _OpenFiles:
 
 
 def _failed(verb: str, path: Path, error: OSError) -> StoreError:
-    return StoreError(f"cannot {verb} {path}: {error.strerror or error}.")
+    kind = StoreError
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        kind = StoreNotFoundError
+    elif isinstance(error, PermissionError):
+        kind = NotAuthorisedError
+    return kind(f"cannot {verb} {path}: {error.strerror or error}.")

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+Span = tuple[str, int, int]
+"""Path, first byte and number of bytes."""
+
 
 @runtime_checkable
 class Store(Protocol):
@@ -10,24 +13,36 @@ class Store(Protocol):
 
     A store is a small value: it pickles, it holds no open handle that a fork would share in a
     harmful way, and every read returns exactly as many bytes as were asked for or raises
-    `StoreError`.
+    `StoreError`: `StoreNotFoundError` where nothing is there, `NotAuthorisedError` and
+    `RequesterPaysError` where a server refuses, `TransientError` where retries did not help.
     """
 
     @property
     def url(self) -> str:
-        """The root, for messages."""
+        """The root, for messages; free of secrets."""
 
     def read_range(self, path: str, start: int, size: int) -> bytes:
         """`size` bytes of a file from `start`."""
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Several (start, size) ranges of one file, in the order asked."""
+        """Several (start, size) ranges of one file, in the order asked, fetched together."""
+
+    def read_spans(self, spans: Sequence[Span], *, fresh: bool = False) -> list[bytes]:
+        """Ranges of any files, in the order asked, fetched together.
+
+        Args:
+            spans: path, start and size of each.
+            fresh: read from the origin whatever a cache holds.
+        """
 
     def read(self, path: str) -> bytes:
         """A whole file."""
 
     def size(self, path: str) -> int:
         """Bytes in a file as it is now, which ranges read afterwards come from."""
+
+    def version(self, path: str) -> str:
+        """A text that changes when the file is replaced, as far as its server tells."""
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file or folder."""

@@ -1,33 +1,91 @@
 """From what a user names to a store."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from deepsentinel.errors import StoreError
+from deepsentinel.store.families import Pays, family_of
 from deepsentinel.store.local import LocalStore
+from deepsentinel.store.memory import MemoryStore
+from deepsentinel.store.options import Options, redact
 from deepsentinel.store.protocol import Store
+from deepsentinel.store.remote import RemoteStore
+from deepsentinel.store.retry import Retry
+
+CACHE_BYTES = 10 * 2**30
 
 
-def open_store(root: str | Path) -> Store:
-    """The store that a path or URL names.
+def open_store(
+    root: str | Path,
+    *,
+    requester_pays: Pays = None,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: str | Path | None = None,
+    cache_bytes: int = CACHE_BYTES,
+    retry: Retry | None = None,
+) -> Store:
+    """The store that a path or URL names. Nothing is asked of a server yet.
 
     Args:
-        root: a folder, or a `file://` URL of one.
+        root: a folder, or a URL: `file://`, `memory://`, `gs://`, `az://`, `abfs://`, `s3://`,
+            `https://`, `http://` or `hf://`.
+        requester_pays: who is billed for what is read from a bucket whose readers pay: the id of a
+            Google Cloud project, or `True` on S3. Sent only when given.
+        storage_options: arguments of the client (gcsfs, adlfs, s3fs, fsspec's HTTP or
+            huggingface_hub's), such as credentials or an `endpoint_url`.
+        cache_dir: a folder that keeps ranges that were read; for any number of processes.
+        cache_bytes: how large it may grow.
+        retry: how often and how long a call is tried.
 
     Raises:
-        StoreError: the URL has a scheme that this version cannot read.
+        UnknownNameError: the URL has a scheme that nothing here serves.
+        StoreError: an argument that this place cannot serve.
 
     Example:
         >>> open_store("/data/corpus").url, open_store("file:///data/my%20corpus").url
         ('/data/corpus', '/data/my corpus')
+        >>> open_store("gs://bucket/corpus", requester_pays="my-project")
+        RemoteStore('gs://bucket/corpus', requester_pays='my-project', options={})
     """
+    if cache_dir is not None:
+        raise StoreError(
+            f"cache_dir={str(cache_dir)!r} with at most {cache_bytes} bytes: this version keeps no cache."
+        )
     text = str(root)
     scheme, found, _ = text.partition("://")
+    scheme = scheme.lower()
     if isinstance(root, Path) or not found:
-        return LocalStore(root)
-    if scheme.lower() == "file":
-        return LocalStore(unquote(urlsplit(text).path))
-    raise StoreError(
-        f"cannot open {text!r}: this version reads and writes corpora on local disks only. "
-        "Copy the corpus to a folder first, and pass its path."
+        scheme = "file"
+    if scheme in {"file", "memory"}:
+        _check_unbilled(text, requester_pays, storage_options)
+        if scheme == "memory":
+            return MemoryStore(text)
+        return LocalStore(unquote(urlsplit(text).path) if found else root)
+    return RemoteStore(
+        text,
+        family_of(scheme),
+        requester_pays=requester_pays,
+        options=Options(storage_options),
+        retry=retry,
     )
+
+
+def is_local(root: str | Path) -> bool:
+    """Whether a root is on the disks or in the memory of this machine.
+
+    Example:
+        >>> is_local("/data/corpus"), is_local("file:///data"), is_local("s3://bucket")
+        (True, True, False)
+    """
+    scheme, found, _ = str(root).partition("://")
+    return isinstance(root, Path) or not found or scheme.lower() in {"file", "memory"}
+
+
+def _check_unbilled(text: str, pays: Pays, options: Mapping[str, Any] | None) -> None:
+    if pays or options:
+        given = f"requester_pays={pays!r}" if pays else f"storage_options={Options(options)}"
+        raise StoreError(
+            f"{given} does not go with {redact(text)}, which no server keeps. Leave it out, or give a URL."
+        )

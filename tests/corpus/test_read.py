@@ -18,7 +18,6 @@ from deepsentinel.errors import (
     CorpusNotFoundError,
     CorruptCorpusError,
     SplitError,
-    StoreError,
     UnknownNameError,
 )
 
@@ -165,8 +164,8 @@ def test_nowhere_says_what_is_there(tmp_path):
     (tmp_path / "more").mkdir()
     with pytest.raises(CorpusNotFoundError, match=r"It holds holiday.jpg more/\."):
         Corpus(tmp_path)
-    with pytest.raises(StoreError, match=r"local disks only"):
-        Corpus("gs://bucket/corpus")
+    with pytest.raises(UnknownNameError, match=r"no store for URLs of ftp://"):
+        Corpus("ftp://host/corpus")
 
 
 def test_another_format_version(tiny_corpus, info):

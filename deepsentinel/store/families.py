@@ -1,0 +1,136 @@
+"""The families of servers: which client serves a URL, how it is opened, what helps when it refuses."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepsentinel.errors import MissingExtraError, StoreError, UnknownNameError, nearest
+
+Pays = bool | str | None
+"""A Google project id or, on S3, `True`: who asked to be billed for what is read."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Servers that speak one language."""
+
+    name: str
+    schemes: tuple[str, ...]
+    open: Callable[[str, Mapping[str, Any], Pays], Any]
+    """A fsspec filesystem from URL, options and payer; one attempt a call, no cached listings."""
+    login: str
+    """What to pass so that the server knows the user."""
+    pays: str
+    """What to pass so that the user is billed; or, where nobody can ask for it, who is."""
+    payer: Callable[[Pays], bool] = lambda _: False
+    """Whether a value of `requester_pays` can be served."""
+
+
+def family_of(scheme: str) -> Family:
+    """The family of a scheme.
+
+    Raises:
+        UnknownNameError: none; the known ones are listed.
+    """
+    for family in FAMILIES:
+        if scheme in family.schemes:
+            return family
+    known = ["file", "memory", *(s for family in FAMILIES for s in family.schemes), "hf"]
+    raise UnknownNameError(f"no store for URLs of {scheme}://. {nearest(scheme, known)}")
+
+
+def check_payer(family: Family, url: str, requester_pays: Pays) -> Pays:
+    """The payer, or an error where this family cannot bill one.
+
+    Raises:
+        StoreError: nobody can be billed there, or not in this way.
+    """
+    if requester_pays is None or requester_pays is False:
+        return None
+    if not family.payer(requester_pays):
+        raise StoreError(f"requester_pays={requester_pays!r} does not go with {url}: {family.pays}")
+    return requester_pays
+
+
+def _open_google(_: str, options: Mapping[str, Any], payer: Pays) -> Any:
+    from gcsfs.core import GCSFileSystem  # its heir asks a second API, for a minute
+
+    filesystem = GCSFileSystem(**{**_PLAIN, "requester_pays": payer or False, **options})
+    once = getattr(GCSFileSystem._request, "__wrapped__", None)  # noqa: SLF001 - drops its retries
+    if once is not None:
+        filesystem._request = once.__get__(filesystem)  # noqa: SLF001
+    return filesystem
+
+
+def _open_azure(url: str, options: Mapping[str, Any], _: Pays) -> Any:
+    from adlfs import AzureBlobFileSystem
+
+    named = AzureBlobFileSystem._get_kwargs_from_urls(url)  # noqa: SLF001 - fsspec's own way
+    filesystem = AzureBlobFileSystem(**{**_PLAIN, **named, **options})
+    client = filesystem.service_client
+    policy = getattr(getattr(client, "_config", None), "retry_policy", None)
+    if policy is not None:
+        policy.total_retries = 0
+    return filesystem
+
+
+def _open_s3(url: str, options: Mapping[str, Any], payer: Pays) -> Any:
+    try:
+        from s3fs import S3FileSystem
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{url} needs s3fs, which is not installed: pip install 'deepsentinel[s3]'."
+        ) from error
+    config = {"retries": {"total_max_attempts": 1}, **options.get("config_kwargs", {})}
+    filesystem = S3FileSystem(
+        **{**_PLAIN, "requester_pays": payer is True, **options, "config_kwargs": config}
+    )
+    filesystem.retries = 1
+    return filesystem
+
+
+def _open_http(_: str, options: Mapping[str, Any], __: Pays) -> Any:
+    from fsspec.implementations.http import HTTPFileSystem
+
+    headers = {"Accept-Encoding": "identity", **options.get("headers", {})}
+    return HTTPFileSystem(**{**_PLAIN, **options, "headers": headers})
+
+
+_PLAIN = {"skip_instance_cache": True, "use_listings_cache": False}
+FAMILIES = (
+    Family(
+        name="Google Cloud Storage",
+        schemes=("gs", "gcs"),
+        open=_open_google,
+        login="Log in with `gcloud auth application-default login`, or pass storage_options="
+        "{'token': 'service-account.json'}, or {'token': 'anon'} for a public bucket",
+        pays="Pass requester_pays='my-billing-project', the Google Cloud project that is billed",
+        payer=lambda value: value is True or (isinstance(value, str) and bool(value)),
+    ),
+    Family(
+        name="Azure Blob Storage",
+        schemes=("az", "abfs", "abfss"),
+        open=_open_azure,
+        login="Pass storage_options={'account_name': ...} with one of 'account_key', 'sas_token' or "
+        "'credential'; or {'connection_string': ...}; or 'anon': True for a public container. "
+        "Without any, DefaultAzureCredential is asked",
+        pays="Azure has no requester pays: the owner of the storage account pays for what is read. "
+        "Leave it out, and pass storage_options={'account_name': ...} and a credential.",
+    ),
+    Family(
+        name="S3",
+        schemes=("s3", "s3a"),
+        open=_open_s3,
+        login="Pass storage_options={'profile': ...}, or 'key' and 'secret', or {'anon': True} for a "
+        "public bucket; or set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        pays="Pass requester_pays=True, and credentials: on S3 the account that they belong to is billed",
+        payer=lambda value: value is True,
+    ),
+    Family(
+        name="HTTP",
+        schemes=("https", "http"),
+        open=_open_http,
+        login="Pass storage_options={'headers': {'Authorization': ...}}, or a signed URL",
+        pays="a web server bills nobody for what is read. Leave it out, or give the gs:// or s3:// URL.",
+    ),
+)
