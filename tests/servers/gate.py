@@ -44,6 +44,8 @@ class Request:
     query: Mapping[str, str]
     headers: Mapping[str, str]
     """Names in lower case."""
+    target: str = ""
+    """Path and query as they were sent."""
     sent: int = 0
     """Bytes of the request's body."""
     status: int = 0
@@ -95,6 +97,8 @@ class Fault:
         return left and wanted and (not self.ranges_only or request.range is not None)
 
 
+Upstream = Callable[[Request, bytes], Answer]
+"""The server behind a gate: a request and its body to an answer."""
 Refusal = Callable[[Request], Answer | None]
 """What a cloud says to a request that it does not serve, or None."""
 Wording = Callable[[str], Answer]
@@ -118,13 +122,13 @@ class Gate:
     """A proxy on a free port of loopback.
 
     Args:
-        upstream: host and port of the server behind it.
+        upstream: gives the answer of the server behind it.
         wording: how this cloud words an error.
         refusal: what is demanded once `demanding` is set.
         tls: speak TLS to the client, with this context.
     """
 
-    upstream: tuple[str, int]
+    upstream: Upstream
     wording: Wording = plain_wording
     refusal: Refusal = no_refusal
     tls: ssl.SSLContext | None = None
@@ -172,7 +176,7 @@ class Gate:
         if kind in ANSWERS:
             return self.wording(kind), kind, None
         refused = self.refusal(request) if self.demanding else None
-        answer = refused or self._forward(request, body)
+        answer = refused or self.upstream(request, body)
         if kind in BODIES and answer.status < 300:
             return _damaged(answer, kind), kind, len(answer.body) if kind == "cut" else None
         return answer, None if kind in BODIES else kind, None
@@ -191,17 +195,22 @@ class Gate:
                     return fault
         return None
 
-    def _forward(self, request: Request, body: bytes) -> Answer:
-        connection = http.client.HTTPConnection(*self.upstream, timeout=60)
+
+@dataclass(frozen=True)
+class Forward:
+    """Asks a server that listens on loopback."""
+
+    port: int
+
+    def __call__(self, request: Request, body: bytes) -> Answer:
+        """The server's answer, whole."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.putrequest(
-                request.method,
-                request.headers[":target"],
-                skip_host=True,
-                skip_accept_encoding=True,
+                request.method, request.target, skip_host=True, skip_accept_encoding=True
             )
             for name, value in request.headers.items():
-                if name not in HOP_BY_HOP and not name.startswith(":"):
+                if name not in HOP_BY_HOP:
                     connection.putheader(name, value)
             if body or request.method in {"PUT", "POST", "PATCH"}:
                 connection.putheader("content-length", str(len(body)))
@@ -249,8 +258,8 @@ class _Handler(BaseHTTPRequestHandler):
             method=self.command,
             path=unquote(parts.path),
             query=dict(parse_qsl(parts.query, keep_blank_values=True)),
-            headers={name.lower(): value for name, value in self.headers.items()}
-            | {":target": self.path},
+            headers={name.lower(): value for name, value in self.headers.items()},
+            target=self.path,
             sent=len(body),
         )
         answer, fault, length = self.gate.answer(request, body)

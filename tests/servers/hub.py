@@ -193,13 +193,14 @@ class _Call:
         kind = f"{asked.get('type') or 'model'}s"
         name = f"{asked.get('organization') or 'user'}/{asked['name']}"
         key = (kind, name)
+        described = {"url": f"{self.root}/{PREFIXES[kind]}{name}", "id": name, "name": name}
         if key in self.hub.repositories:
-            raise _RefusalError(409, "", "You already created this repo")
+            return Answer(409, {"Content-Type": "application/json"}, json.dumps(described).encode())
         self.hub.repositories[key] = Repository(
             private=bool(asked.get("private")) or asked.get("visibility") == "private"
         )
         self.hub.repositories[key].commit({".gitattributes": b"*.safetensors filter=lfs\n"})
-        return _json({"url": f"{self.root}/{PREFIXES[kind]}{name}", "id": name, "name": name})
+        return _json(described)
 
     def _api(  # noqa: PLR0911 - one a route
         self, kind: str, name: str, rest: list[str], body: bytes

@@ -1,5 +1,7 @@
 """Servers that run as processes of their own."""
 
+import os
+import shutil
 import socket
 import subprocess
 import time
@@ -8,6 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 START_SECONDS = 60
+
+
+def azurite_command() -> list[str] | None:
+    """How to start azurite here: named by DEEPSENTINEL_AZURITE (its main.js), or installed globally."""
+    script, node = os.environ.get("DEEPSENTINEL_AZURITE"), shutil.which("node")
+    if script and node:
+        return [node, str(Path(script).absolute())]
+    installed = shutil.which("azurite-blob")
+    return [installed] if installed else None
 
 
 def free_port() -> int:
