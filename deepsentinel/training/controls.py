@@ -90,7 +90,7 @@ class PixelControl:
         self._model: Any = make_pipeline(
             SimpleImputer(keep_empty_features=True),
             StandardScaler(),
-            LogisticRegression(max_iter=300),
+            LogisticRegression(max_iter=2000),
         )
         self._model.fit(features, targets)
 
