@@ -129,7 +129,8 @@ class Card:
     def to_markdown(self) -> str:
         """A model card for the Hub: YAML front matter, then the facts as tables."""
         parts = [_front_matter(self), f"# {self.title or self.name}", self.limits]
-        parts += [_facts(self), _band_table(self), _score_table(self)]
+        parts += [_usage(self), _facts(self), _source_table(self), _band_table(self)]
+        parts += [_score_table(self)]
         parts += [_section("Training", self.training), _citation(self)]
         return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -142,6 +143,34 @@ def _front_matter(card: Card) -> str:
     return "\n".join(lines)
 
 
+def _usage(card: Card) -> str:
+    name = card.repository or card.name
+    if not name or not card.sensors:
+        return ""
+    calls = {
+        "s1": f"s1 = torch.full((1, {len(card.bands.get('s1', ()))}, 64, 64), -12.0)  # dB",
+        "s2": f"s2 = torch.full((1, {len(card.bands.get('s2', ()))}, 64, 64), 0.1)  # reflectance",
+    }
+    given = [f'{s}={s}, {s}_bands=encoder.bands["{s}"]' for s in card.sensors]
+    lines = ["import torch", "import deepsentinel", ""]
+    lines += [f'encoder = deepsentinel.load_encoder("{name}")']
+    lines += [calls[s] for s in card.sensors]
+    lines += ["with torch.inference_mode():", f"    features = encoder({', '.join(given)})"]
+    lines += ["print(features.embedding.shape, [tuple(m.shape) for m in features.maps])"]
+    return "\n".join(["## Use", "", "```python", *lines, "```"])
+
+
+def _source_table(card: Card) -> str:
+    if not card.sources:
+        return ""
+    lines = ["## Files", "", "| | repository | file | revision | sha256 |", "|" + "---|" * 5]
+    for key, source in card.sources.items():
+        digest = source.sha256 or (f"{source.sha256_prefix}..." if source.sha256_prefix else "")
+        cells = [key, source.repository, source.path, source.revision or "not known"]
+        lines.append(f"| {' | '.join([*cells, digest or 'not published'])} |")
+    return "\n".join(lines)
+
+
 def _facts(card: Card) -> str:
     rows = {
         "sensors": ", ".join(SENSOR_TITLES[s] for s in card.sensors),
@@ -149,6 +178,9 @@ def _facts(card: Card) -> str:
         "levels": "; ".join(f"{SENSOR_TITLES[s]}: {', '.join(v)}" for s, v in card.levels.items()),
         "resolution": f"{card.resolution_m:g} m" if card.resolution_m else "",
         "least size": f"{card.min_size} px" if card.min_size else "",
+        "resized inside to": f"{card.input_px} px" if card.input_px else "",
+        "preprocessing": card.preprocessing,
+        "extra inputs": "; ".join(f"{k} (absent: {v})" for k, v in card.inputs.items()),
         "backbone": f"{card.backbone}, {card.fusion} fusion" if card.backbone else "",
         "embedding": str(card.embed_dim or ""),
         "maps": ", ".join(
@@ -159,6 +191,8 @@ def _facts(card: Card) -> str:
         "cost": f"{card.macs_per_px:,.0f} multiply-accumulates a pixel" if card.macs_per_px else "",
         "licence of the weights": card.licence,
         "licence of the data": card.data_licence,
+        "restrictions": card.restrictions,
+        "repository": card.repository,
         "revision": card.revision,
         "sha256": card.sha256,
     }

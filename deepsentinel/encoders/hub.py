@@ -23,6 +23,11 @@ PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 """Between tries at a server that answers 429 or 5xx, or sends too little."""
 PATIENCE_S = 60.0
 """No new try after this long."""
+_ADVICE = (
+    "Try later or look at HF_ENDPOINT and the network. What was loaded once with a connection loads "
+    "without one: `deepsentinel encoders NAME --download` fetches a row, and weights=FILE takes a "
+    "file that you have."
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -87,7 +92,7 @@ def fetch(source: Source, access: Access) -> Path:
         WeightsError: it has another hash, freshly downloaded too.
     """
     place = Repository(name=source.repository, revision=source.revision)
-    path = _known(source, access) or _download(place, source.path, access)
+    path = _known(source, access) or _download(_pinned(place, access), source.path, access)
     if damage(path, source) is None:
         return path
     return _afresh(place, source.path, access, source)
@@ -103,11 +108,9 @@ def fetch_folder(place: Repository, files: tuple[str, ...], access: Access) -> P
         HubError: a file cannot be had.
         WeightsError: a file differs from what was announced, freshly downloaded too.
     """
-    folder = _intact(place, files[0], access).parent
-    pinned = Repository(name=place.name, revision=folder.name)  # `main` may move in between
-    for name in files[1:]:
-        _intact(pinned, name, access)
-    return folder
+    pinned = _pinned(place, access)  # `main` may move between two files
+    paths = [_intact(pinned, name, access) for name in files]
+    return paths[0].parent
 
 
 def _intact(place: Repository, name: str, access: Access) -> Path:
@@ -130,6 +133,34 @@ def _afresh(place: Repository, name: str, access: Access, source: Source | None)
     if reason := damage(path, source):
         raise _refusal(f"{name} of {place}", reason)
     return path
+
+
+def _pinned(place: Repository, access: Access) -> Repository:
+    """The repository at the commit that its revision names now; in the cache, if nobody answers."""
+    from huggingface_hub import HfApi, constants
+
+    revision = place.revision or "main"
+    if _COMMIT.fullmatch(revision):
+        return place
+    root = Path(access.cache_dir or constants.HF_HUB_CACHE)
+    ref = root / f"models--{place.name.replace('/', '--')}" / "refs" / revision
+    known = ref.read_text().strip() if ref.is_file() else None
+    if access.local_files_only or constants.is_offline_mode():
+        return Repository(name=place.name, revision=known or revision)
+    hub = HfApi(token=access.token)
+    try:
+        info = _retried(
+            lambda: hub.model_info(place.name, revision=revision, timeout=10),
+            str(place),
+            tries=1 if known else len(PAUSES_S) + 1,
+        )
+    except HubError as error:
+        if known is None or not _passing(error.__cause__):
+            raise
+        return Repository(name=place.name, revision=known)
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    ref.write_text(str(info.sha))  # where huggingface_hub looks for it too
+    return Repository(name=place.name, revision=str(info.sha))
 
 
 def _known(source: Source, access: Access) -> Path | None:
@@ -229,21 +260,24 @@ def publish(
         hub.create_repo(name, private=private, exist_ok=True)
         if revision is not None:
             hub.create_branch(name, branch=revision, exist_ok=True)
-        done = hub.upload_folder(
-            repo_id=name, folder_path=folder, commit_message=message, revision=revision
-        )
+        try:
+            done = hub.upload_folder(
+                repo_id=name, folder_path=folder, commit_message=message, revision=revision
+            )
+        except RuntimeError as error:  # in which huggingface_hub wraps whatever an upload meets
+            raise OSError(str(error)) from error
         return str(done.oid)
 
     return _retried(upload, str(place))
 
 
-def _retried(call: Callable[[], T], what: str) -> T:
+def _retried(call: Callable[[], T], what: str, *, tries: int | None = None) -> T:
     """What the call returns; tried again where the server failed, an error of ours otherwise."""
     # HTTPError is that of whichever client library this version of huggingface_hub uses.
     from huggingface_hub.errors import EntryNotFoundError, HTTPError  # type: ignore[attr-defined]
 
     end = time.monotonic() + PATIENCE_S
-    for pause in (*PAUSES_S, None):
+    for pause in [*PAUSES_S, None][-tries if tries else 0 :]:
         try:
             return call()
         except (OSError, ValueError, EntryNotFoundError, HTTPError) as error:
@@ -263,11 +297,17 @@ def _status(error: BaseException | None) -> int | None:
     return None
 
 
-def _passing(error: Exception) -> bool:
+def _passing(error: BaseException | None) -> bool:
+    """Whether another try may do better: the server failed, or the connection to it did."""
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
+
     status = _status(error)
     if status is not None:
         return status == 429 or status >= 500
-    return "Consistency check failed" in str(error)  # a body that ended early
+    if isinstance(error, OfflineModeIsEnabled):
+        return False
+    ended_early = "Consistency check failed" in str(error)
+    return ended_early or isinstance(error, HTTPError | ConnectionError)
 
 
 def _explained(error: Exception, what: str) -> HubError:
@@ -280,6 +320,7 @@ def _explained(error: Exception, what: str) -> HubError:
     )
 
     status = _status(error)
+    absent = isinstance(error, LocalEntryNotFoundError)
     if isinstance(error, RepositoryNotFoundError) or status in {401, 403}:
         reason = (
             "there is no such repository, or it is private or gated. Look at the name; for a "
@@ -287,25 +328,14 @@ def _explained(error: Exception, what: str) -> HubError:
         )
     elif isinstance(error, RevisionNotFoundError):
         reason = "there is no such revision. Give a commit, branch or tag of the repository."
-    elif isinstance(error, LocalEntryNotFoundError):
-        asked = (
-            "was not asked (offline)" if status is None and _offline(error) else "did not answer"
-        )
-        reason = (
-            f"it is not in the cache ({constants.HF_HUB_CACHE}, or cache_dir) and the Hub at "
-            f"{constants.ENDPOINT} {asked}. Load it once with a connection, for offline work by "
-            "`deepsentinel encoders NAME --download`, or pass a file that you have as weights=."
-        )
+    elif absent and (constants.is_offline_mode() or error.__cause__ is None):
+        reason = f"it is not in the cache ({constants.HF_HUB_CACHE}, or cache_dir), and being "
+        reason += f"offline the Hub was not asked. {_ADVICE}"
+    elif absent or _passing(error):
+        told = str(error.__cause__ or error).splitlines()[0]
+        reason = f"the Hub at {constants.ENDPOINT} did not answer ({told}). {_ADVICE}"
     elif isinstance(error, EntryNotFoundError):
         reason = "the repository has no such file at that revision."
     else:
-        reason = (
-            f"the Hub at {constants.ENDPOINT} failed ({str(error).splitlines()[0]}). Try later."
-        )
+        reason = f"the Hub at {constants.ENDPOINT} refused it ({str(error).splitlines()[0]})."
     return HubError(f"{what}: {reason}")
-
-
-def _offline(error: Exception) -> bool:
-    from huggingface_hub import constants
-
-    return constants.is_offline_mode() or error.__cause__ is None
