@@ -41,7 +41,7 @@ from deepsentinel.errors import (
     UnknownNameError,
     nearest,
 )
-from deepsentinel.store import Span, Store, is_local, open_store
+from deepsentinel.store import Span, Store, is_local, open_store, pinned
 
 _scratch = threading.local()
 
@@ -70,6 +70,7 @@ def open_corpus(
         from deepsentinel.corpus.sources.deepsentinel import DeepSentinelLayout
 
         if DeepSentinelLayout.detect(Path(root)):
+            open_store(root, requester_pays=requester_pays, storage_options=storage_options)
             return SourceCorpus(root, kind=DeepSentinelLayout.KIND)
     return Corpus(
         root,
@@ -147,6 +148,7 @@ class Corpus:
         )
         self._static = load_info(self._store)
         self._arrays = corpus_arrays(self._static)
+        self._patches = pinned(self._store, INDEX_PATH)  # a corpus that changes has another index
         _ = self._places  # an index that cannot be read is an error here, not in some worker
 
     def __repr__(self) -> str:
@@ -418,7 +420,7 @@ class Corpus:
         """Bytes of arrays of patches, all fetched together; `None` where a patch has no such array."""
         spans = [self._span(place, name) for place in places for name in names]
         try:
-            parts = iter(fetch_spans(self._store, spans, fresh=fresh))
+            parts = iter(fetch_spans(self._patches, spans, fresh=fresh))
         except (NotAuthorisedError, TransientError):
             raise  # that says nothing about the bytes
         except StoreError as error:

@@ -24,6 +24,7 @@ from deepsentinel.datasets.transforms import RandomTransform
 from deepsentinel.errors import CorpusNotFoundError, LabelError, SampleError, StoreError
 from deepsentinel.labels import Scheme
 from deepsentinel.sample import PatchMeta, Sample
+from deepsentinel.store import is_local
 
 
 class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is untyped to mypy
@@ -34,7 +35,7 @@ class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is u
     `meta.bands_s2` is empty; `deepsentinel.collate` makes it NaN in a batch.
 
     Args:
-        root: folder of the corpus, or one in the original DeepSentinel layout, read as it is.
+        root: folder or URL of the corpus, or a folder in the original DeepSentinel layout, read as it is.
         split: `"train"`, `"val"`, `"test"` or another split of the corpus; `None` = all patches.
         sensors: which to read; one that the corpus lacks is skipped if the other is there.
         bands: `None` = all that the corpus holds; a mapping from sensor to names (a sensor that
@@ -45,16 +46,18 @@ class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is u
         clouds: `"nan"` makes S2 not observed under clouds and shadows, where the corpus knows
             them; `"keep"` leaves S2 as it is and adds `cloud`.
         transforms: called with each sample; random ones inside `deepsentinel.datasets.transforms.Compose`.
-        download: not in this version, which reads local corpora.
-        checksum: verify every stored chunk that is read.
-        requester_pays: not in this version.
-        storage_options: not in this version.
-        cache_dir: not in this version.
+        download: not in this version; `deepsentinel.download` copies a corpus into a folder.
+        checksum: verify every stored chunk that is read; what comes over a network always is.
+        requester_pays: who is billed for reading a bucket whose readers pay: the id of a Google
+            Cloud project, or `True` on S3.
+        storage_options: arguments of the storage client, such as credentials.
+        cache_dir: a folder that keeps what was read; see `deepsentinel.store.open_store`.
 
     Raises:
         CorpusNotFoundError: no corpus at `root`; the error is torchgeo's `DatasetNotFoundError` too.
         SplitError, UnknownNameError, BandError, LabelError: a name that the corpus does not have.
-        StoreError: an argument that this version cannot serve.
+        StoreError: the corpus cannot be reached (`NotAuthorisedError`, `RequesterPaysError`,
+            `TransientError`), or an argument that its place or this version cannot serve.
 
     Example:
         >>> import tempfile
@@ -83,21 +86,26 @@ class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is u
         storage_options: Mapping[str, Any] | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
-        _refuse_remote(
-            download=download,
-            requester_pays=requester_pays,
-            storage_options=storage_options,
-            cache_dir=cache_dir,
-        )
+        if download:
+            raise StoreError(
+                "download=True: root does not say from where. Copy the corpus into a folder with "
+                "deepsentinel.download(source, folder), and pass that folder as root."
+            )
         if isinstance(transforms, RandomTransform):
             raise SampleError(
                 f"{transforms!r} is random and needs a generator: pass "
                 f"transforms=Compose({transforms!r}, seed=...) from deepsentinel.datasets.transforms."
             )
-        self.root = root
         self.split = split
         self.transforms = transforms
-        self.corpus = _open(root, checksum=checksum)
+        self.corpus = _open(
+            root,
+            checksum=checksum,
+            requester_pays=requester_pays,
+            storage_options=storage_options,
+            cache_dir=cache_dir,
+        )
+        self.root = root if is_local(root) else self.corpus.url  # that of a signed URL is no secret
         self.rows: NDArray[np.int64] = self.corpus.rows(split)
         self.request: Request = check_request(
             self.info, sensors=sensors, bands=bands, labels=labels, clouds=clouds
@@ -218,32 +226,24 @@ class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is u
         return found[0] if found else None
 
 
-def _open(root: str | Path, *, checksum: bool) -> PatchSource:
-    try:
-        return open_corpus(root, checksum=checksum)
-    except CorpusNotFoundError as error:
-        raise CorpusDatasetNotFoundError(str(error)) from error
-
-
-def _refuse_remote(
+def _open(
+    root: str | Path,
     *,
-    download: bool,
+    checksum: bool,
     requester_pays: bool | str | None,
     storage_options: Mapping[str, Any] | None,
     cache_dir: str | Path | None,
-) -> None:
-    asked = {
-        "download": download or None,
-        "requester_pays": requester_pays,
-        "storage_options": storage_options,
-        "cache_dir": cache_dir,
-    }
-    given = [f"{name}={value!r}" for name, value in asked.items() if value is not None]
-    if given:
-        raise StoreError(
-            f"{', '.join(given)} concern remote corpora, which this version of deepsentinel does "
-            "not read. Copy the corpus to a local folder, pass that as root, and leave them out."
+) -> PatchSource:
+    try:
+        return open_corpus(
+            root,
+            checksum=checksum,
+            requester_pays=requester_pays,
+            storage_options=storage_options,
+            cache_dir=cache_dir,
         )
+    except CorpusNotFoundError as error:
+        raise CorpusDatasetNotFoundError(str(error)) from error
 
 
 def _image_panels(arrays: Mapping[str, NDArray[Any]], meta: PatchMeta) -> dict[str, Any]:

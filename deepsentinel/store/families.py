@@ -24,6 +24,8 @@ class Family:
     """What to pass so that the user is billed; or, where nobody can ask for it, who is."""
     payer: Callable[[Pays], bool] = lambda _: False
     """Whether a value of `requester_pays` can be served."""
+    address: Callable[[str, Mapping[str, Any]], str] = lambda url, _: url
+    """What the client calls the root."""
 
 
 def family_of(scheme: str) -> Family:
@@ -35,7 +37,7 @@ def family_of(scheme: str) -> Family:
     for family in FAMILIES:
         if scheme in family.schemes:
             return family
-    known = ["file", "memory", *(s for family in FAMILIES for s in family.schemes), "hf"]
+    known = ["file", "memory", *(s for family in FAMILIES for s in family.schemes)]
     raise UnknownNameError(f"no store for URLs of {scheme}://. {nearest(scheme, known)}")
 
 
@@ -96,6 +98,18 @@ def _open_http(_: str, options: Mapping[str, Any], __: Pays) -> Any:
     return HTTPFileSystem(**{**_PLAIN, **options, "headers": headers})
 
 
+def _open_hub(url: str, options: Mapping[str, Any], _: Pays) -> Any:
+    from deepsentinel.store.hub import HubFiles
+
+    return HubFiles(url, **{**_PLAIN, **options})
+
+
+def _hub_address(url: str, options: Mapping[str, Any]) -> str:
+    from deepsentinel.store.hub import hub_address
+
+    return hub_address(url, options)
+
+
 _PLAIN = {"skip_instance_cache": True, "use_listings_cache": False}
 FAMILIES = (
     Family(
@@ -132,5 +146,13 @@ FAMILIES = (
         open=_open_http,
         login="Pass storage_options={'headers': {'Authorization': ...}}, or a signed URL",
         pays="a web server bills nobody for what is read. Leave it out, or give the gs:// or s3:// URL.",
+    ),
+    Family(
+        name="Hugging Face Hub",
+        schemes=("hf",),
+        open=_open_hub,
+        login="Log in with `hf auth login`, set HF_TOKEN, or pass storage_options={'token': ...}",
+        pays="the Hub bills nobody for what is read. Leave it out.",
+        address=_hub_address,
     ),
 )

@@ -70,6 +70,8 @@ def explain(error: BaseException, place: Place) -> StoreError:
         return RequesterPaysError(
             f"{place.url} lies in a bucket whose readers pay ({said}). {place.family.pays}."
         )
+    if _http_status(error) == 416:
+        return StoreError(f"{place.url} is truncated: it ends before the bytes asked for ({said}).")
     kind = _kind(error)
     if kind is StoreNotFoundError:
         return StoreNotFoundError(f"there is nothing at {place.url} ({said}). Check the URL.")
@@ -156,9 +158,13 @@ def _status(error: BaseException) -> int | None:
     return int(text) if text.isdigit() and 400 <= int(text) < 600 else None
 
 
+def _http_status(error: BaseException) -> int | None:
+    return next(filter(None, map(_status, _causes(error))), None)
+
+
 def _said(error: BaseException) -> str:
     """Class, HTTP status and first words of an error, on one line."""
-    status = next(filter(None, map(_status, _causes(error))), None)
+    status = _http_status(error)
     words = " ".join(str(error).split())
     first = words if len(words) <= 200 else f"{words[:200]}..."
     name = type(error).__name__ + (f", HTTP {status}" if status else "")

@@ -165,9 +165,13 @@ class RemoteStore:
             if size == 0:
                 return b""
             data: bytes = await fs._cat_file(where, start=start, end=start + size)  # noqa: SLF001
-            if len(data) != size:
-                raise ShortReadError(f"asked for {size} bytes from {start}, found {len(data)}")
-            return data
+            if len(data) == size:
+                return data
+            there = (await fs._info(where)).get("size")  # noqa: SLF001
+            short = f"asked for {size} bytes from {start}, found {len(data)}"
+            if there is not None and there < start + size:  # no try will bring more
+                raise StoreError(f"{self._name(path)} is truncated: {short}; the file has {there}.")
+            raise ShortReadError(short)
 
         return read
 
@@ -218,7 +222,8 @@ class RemoteStore:
         return f"{self.url}/{path}" if path else self.url
 
     def _join(self, path: str) -> str:
-        return f"{self._root}/{path}{self._query}" if path else f"{self._root}{self._query}"
+        root = self._family.address(self._root, self._options)
+        return f"{root}/{path}{self._query}" if path else f"{root}{self._query}"
 
     def _open(self) -> Any:
         return self._family.open(self._root, self._options, self._pays)
@@ -274,6 +279,6 @@ def names_below(folder: str, found: Sequence[Any]) -> "builtins.list[str]":
     for entry in found:
         whole = str(entry["name"]).partition("?")[0].rstrip("/")
         name = whole.rpartition("/")[2]
-        if name and not here.endswith(whole.partition("://")[2] or whole):
+        if name and here != (whole.partition("://")[2] or whole):
             names.add(f"{name}/" if entry["type"] == "directory" else name)
     return sorted(names)

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from deepsentinel.errors import StoreError
+from deepsentinel.store.cache import CachedStore, RangeCache
 from deepsentinel.store.families import Pays, family_of
 from deepsentinel.store.local import LocalStore
 from deepsentinel.store.memory import MemoryStore
@@ -15,6 +16,8 @@ from deepsentinel.store.remote import RemoteStore
 from deepsentinel.store.retry import Retry
 
 CACHE_BYTES = 10 * 2**30
+_PLACES = ("account_name", "account_host", "endpoint_url", "endpoint")
+"""Options that change what a URL means."""
 
 
 def open_store(
@@ -49,17 +52,30 @@ def open_store(
         >>> open_store("gs://bucket/corpus", requester_pays="my-project")
         RemoteStore('gs://bucket/corpus', requester_pays='my-project', options={})
     """
-    if cache_dir is not None:
-        raise StoreError(
-            f"cache_dir={str(cache_dir)!r} with at most {cache_bytes} bytes: this version keeps no cache."
-        )
+    options = Options(storage_options)
+    store = _origin(root, requester_pays, options, retry)
+    if cache_dir is None:
+        return store
+    place = " ".join(f"{k}={options[k]}" for k in _PLACES if k in options)
+    return CachedStore(store, RangeCache(cache_dir, cache_bytes), identity=place)
+
+
+def pinned(store: Store, path: str) -> Store:
+    """The same store, whose cache, if it has one, takes one file's version for that of all.
+
+    Spares a question for each file where all are replaced together with that one.
+    """
+    return store.under(store.version(path)) if isinstance(store, CachedStore) else store
+
+
+def _origin(root: str | Path, requester_pays: Pays, options: Options, retry: Retry | None) -> Store:
     text = str(root)
     scheme, found, _ = text.partition("://")
     scheme = scheme.lower()
     if isinstance(root, Path) or not found:
         scheme = "file"
     if scheme in {"file", "memory"}:
-        _check_unbilled(text, requester_pays, storage_options)
+        _check_unbilled(text, requester_pays, options)
         if scheme == "memory":
             return MemoryStore(text)
         return LocalStore(unquote(urlsplit(text).path) if found else root)
@@ -67,7 +83,7 @@ def open_store(
         text,
         family_of(scheme),
         requester_pays=requester_pays,
-        options=Options(storage_options),
+        options=options,
         retry=retry,
     )
 
@@ -83,9 +99,9 @@ def is_local(root: str | Path) -> bool:
     return isinstance(root, Path) or not found or scheme.lower() in {"file", "memory"}
 
 
-def _check_unbilled(text: str, pays: Pays, options: Mapping[str, Any] | None) -> None:
+def _check_unbilled(text: str, pays: Pays, options: Options) -> None:
     if pays or options:
-        given = f"requester_pays={pays!r}" if pays else f"storage_options={Options(options)}"
+        given = f"requester_pays={pays!r}" if pays else f"storage_options={options}"
         raise StoreError(
             f"{given} does not go with {redact(text)}, which no server keeps. Leave it out, or give a URL."
         )

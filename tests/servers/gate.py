@@ -247,6 +247,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's word
         """Nothing on the terminal: the gate has its own log."""
 
+    def handle_expect_100(self) -> bool:
+        """S3's client waits for this before it sends a body."""
+        super().handle_expect_100()
+        self.wfile.flush()
+        return True
+
     def handle_one_request(self) -> None:
         self.raw_requestline = self.rfile.readline(65537)
         if not self.raw_requestline or not self.parse_request():
