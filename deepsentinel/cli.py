@@ -15,7 +15,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 import deepsentinel
@@ -24,6 +32,7 @@ from deepsentinel.errors import (
     DeepSentinelError,
     EncoderNotFoundError,
     SourceError,
+    StoreError,
     UnknownNameError,
     nearest,
 )
@@ -42,6 +51,31 @@ err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
 CorpusPath = Annotated[Path, typer.Argument(help="Folder of a corpus.", show_default=False)]
+CorpusRoot = Annotated[
+    str,
+    typer.Argument(
+        help="Folder or URL of a corpus: gs://, az://, s3://, https://, hf://.", show_default=False
+    ),
+]
+Payer = Annotated[
+    str | None,
+    typer.Option(
+        "--requester-pays",
+        metavar="PROJECT",
+        help="Who pays, where the bucket asks it: a Google project, on S3 true.",
+        show_default=False,
+    ),
+]
+ClientOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage-option",
+        metavar="KEY=VALUE",
+        help="Argument of the storage client, such as anon=true; may be repeated.",
+        show_default=False,
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask about large or billed ones.")]
 Split = Annotated[
     str | None, typer.Option(help="Only this split; all patches if not given.", show_default=False)
 ]
@@ -204,16 +238,24 @@ def convert(
 
 
 @app.command()
-def info(corpus: CorpusPath, *, as_json: Json = False) -> None:
-    """What a corpus is and holds.
+def info(
+    corpus: CorpusRoot,
+    *,
+    requester_pays: Payer = None,
+    storage_option: ClientOptions = None,
+    as_json: Json = False,
+) -> None:
+    """What a corpus is and holds, and the bytes that reading or downloading it moves.
 
     Example: [bold]deepsentinel info corpus/[/]
     """
+    from deepsentinel.corpus.copying import bytes_words, corpus_bytes
     from deepsentinel.corpus.read import open_corpus
 
-    opened = open_corpus(corpus)
+    opened = open_corpus(corpus, **_access(requester_pays, storage_option))
+    sizes = corpus_bytes(opened.index, opened.info)
     if as_json:
-        _print_json(opened.info.to_json())
+        _print_json({**opened.info.to_json(), "bytes": sizes})
         return
     facts = opened.info
     rows: list[tuple[str, Any]] = [
@@ -223,6 +265,8 @@ def info(corpus: CorpusPath, *, as_json: Json = False) -> None:
         *((f"split {name}", count) for name, count in facts.splits.items()),
         *((f"label {label.name}", _label_words(label)) for label in facts.labels),
         ("also", " ".join(facts.extras) or None),
+        *((f"bytes of {name}", bytes_words(size)) for name, size in sizes.items()),
+        ("bytes in all", bytes_words(sum(sizes.values()))),
         ("licence", facts.licence),
         ("synthetic", "yes" if facts.synthetic else "no"),
         ("description", facts.description or None),
@@ -279,7 +323,13 @@ def stats(
 
 
 @app.command()
-def verify(corpus: CorpusPath, *, as_json: Json = False) -> None:
+def verify(
+    corpus: CorpusRoot,
+    *,
+    requester_pays: Payer = None,
+    storage_option: ClientOptions = None,
+    as_json: Json = False,
+) -> None:
     """Check every stored byte of a corpus; names each bad patch and exits with 1 if there is one.
 
     Example: [bold]deepsentinel verify corpus/[/]
@@ -287,13 +337,111 @@ def verify(corpus: CorpusPath, *, as_json: Json = False) -> None:
     from deepsentinel.corpus.verify import verify as run
 
     with _progress("checking", quiet=as_json) as step:
-        report = run(corpus, progress=step)
+        report = run(corpus, progress=step, **_access(requester_pays, storage_option))
     if as_json:
         _print_json({**asdict(report), "ok": report.ok})
     else:
         out.print(str(report), markup=False, highlight=False, soft_wrap=True)
     if not report.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def download(
+    src: CorpusRoot,
+    dest: Annotated[Path, typer.Argument(help="Folder of the copy.", show_default=False)],
+    *,
+    split: Split = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="Only patches for which this holds, such as 'cloud < 10'.", show_default=False
+        ),
+    ] = None,
+    bbox: Annotated[
+        tuple[float, float, float, float] | None,
+        typer.Option(
+            help="West, south, east, north in degrees: patches with their centre inside.",
+            metavar="W S E N",
+            show_default=False,
+        ),
+    ] = None,
+    dates: Annotated[
+        str | None,
+        typer.Option(
+            help="First and last day: patches that either sensor observed then.",
+            metavar="A/B",
+            show_default=False,
+        ),
+    ] = None,
+    sensors: Annotated[
+        str | None, typer.Option(help="s1, s2 or s1,s2; all if not given.", show_default=False)
+    ] = None,
+    max_patches: Annotated[
+        int | None, typer.Option(help="Only so many, the first ones.", show_default=False)
+    ] = None,
+    requester_pays: Payer = None,
+    storage_option: ClientOptions = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Copy a corpus, or the part that is asked for, to this machine; every checksum is compared.
+
+    A killed run continues where it stopped when the same command is given again.
+
+    Example: [bold]deepsentinel download gs://bucket/corpus corpus/ --split train --where "cloud < 10"[/]
+    """
+    from deepsentinel.corpus.transfer import download as run
+
+    chosen = (
+        None if sensors is None else check_sensors([part.strip() for part in sensors.split(",")])
+    )
+    with _moving("downloading", quiet=as_json) as step:
+        report = run(
+            src,
+            dest,
+            split=split,
+            where=where,
+            bbox=bbox,
+            dates=dates,
+            sensors=chosen,
+            max_patches=max_patches,
+            confirm=_asking(yes=yes),
+            progress=step,
+            **_access(requester_pays, storage_option),
+        )
+    _transferred(report, as_json=as_json)
+
+
+@app.command()
+def upload(
+    src: Annotated[Path, typer.Argument(help="Folder of the corpus.", show_default=False)],
+    dest: Annotated[
+        str, typer.Argument(help="URL to publish it at: gs://, az://, s3://.", show_default=False)
+    ],
+    *,
+    requester_pays: Payer = None,
+    storage_option: ClientOptions = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Publish a corpus: the index comes last, so that nobody reads a part of it.
+
+    A killed run continues where it stopped when the same command is given again.
+
+    Example: [bold]deepsentinel upload corpus/ gs://bucket/corpus[/]
+    """
+    from deepsentinel.corpus.upload import upload as run
+
+    with _moving("uploading", quiet=as_json) as step:
+        report = run(
+            src,
+            dest,
+            confirm=_asking(yes=yes),
+            progress=step,
+            **_access(requester_pays, storage_option),
+        )
+    _transferred(report, as_json=as_json)
 
 
 @app.command()
@@ -491,6 +639,53 @@ def demo(
         out.print(f"{what:>20}  {path}", markup=False, highlight=False, soft_wrap=True)
 
 
+def _access(payer: str | None, options: list[str] | None) -> dict[str, Any]:
+    """What the functions of the library call `requester_pays` and `storage_options`."""
+    pays = True if payer is not None and payer.lower() == "true" else payer
+    pairs = [option.partition("=") for option in options or ()]
+    for key, found, _ in pairs:
+        if not key or not found:
+            raise StoreError(
+                f"--storage-option {key!r} is not understood; give KEY=VALUE, such as anon=true."
+            )
+    return {
+        "requester_pays": pays,
+        "storage_options": {key: _value(text) for key, _, text in pairs} or None,
+    }
+
+
+def _value(text: str) -> Any:
+    """A value as JSON where it is JSON, else as text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _asking(*, yes: bool) -> Callable[[Any], bool]:
+    """Say what a transfer moves, and ask where it is large or billed."""
+
+    def confirm(plan: Any) -> bool:
+        err.print(f"{plan}.", markup=False, highlight=False, soft_wrap=True)
+        if yes or not (plan.large or plan.billed) or not plan.left:
+            return True
+        if not sys.stdin.isatty():
+            err.print("Add --yes to go on without being asked.")
+            return False
+        return typer.confirm("Go on?", err=True)
+
+    return confirm
+
+
+def _transferred(report: Any, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        out.print(str(report), markup=False, highlight=False, soft_wrap=True)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
 def _offset(text: str) -> str | int:
     if text in {"auto", "detect"}:
         return text
@@ -552,3 +747,23 @@ def _progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]
     with Progress(*columns, TimeRemainingColumn(), console=err, disable=hidden) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _moving(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes and their rate, which appears when the first are told."""
+    hidden = quiet or not err.is_terminal
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    rate = (TransferSpeedColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, *rate, console=err, disable=hidden)
+
+    def step(done: int, total: int) -> None:
+        if not bar.tasks:
+            bar.start()
+            bar.add_task(what, total=total, completed=done)
+        bar.update(bar.tasks[0].id, completed=done)
+
+    try:
+        yield step
+    finally:
+        bar.stop()

@@ -217,6 +217,20 @@ def file_bytes(file: ShardFile) -> int:
     return file.size + table_bytes(file.spec)
 
 
+def bytes_words(count: float) -> str:
+    """A number of bytes for people.
+
+    Example:
+        >>> bytes_words(999), bytes_words(1_250_000_000)
+        ('999 B', '1.2 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 def _cut(path: str, start: int, size: int) -> Iterator[Piece]:
     while size > 0:
         yield Piece(path, start, min(size, PIECE_BYTES))

@@ -22,6 +22,7 @@ from deepsentinel.corpus.copying import (
     Piece,
     Place,
     ShardFile,
+    bytes_words,
     damage_of,
     file_bytes,
     plan_copy,
@@ -489,20 +490,6 @@ def metadata_files(table: pa.Table, info: CorpusInfo) -> Iterator[tuple[str, byt
     for name, metadata in all_metadata(info, rows).items():
         yield f"{DATA_PATH}/{name}/zarr.json", dump_json(metadata)
     yield f"{DATA_PATH}/zarr.json", dump_json(group_metadata(info, rows))
-
-
-def bytes_words(count: float) -> str:
-    """A number of bytes for people.
-
-    Example:
-        >>> bytes_words(999), bytes_words(1_250_000_000)
-        ('999 B', '1.2 GB')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def load_table_of(data: bytes, info: CorpusInfo, store: Store) -> pa.Table:

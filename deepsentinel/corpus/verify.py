@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from deepsentinel.bands import SENSORS
 from deepsentinel.corpus.arrays import ArraySpec, all_metadata, corpus_arrays, group_metadata
 from deepsentinel.corpus.codes import NOT_OBSERVED
+from deepsentinel.corpus.fetch import fetch_spans
 from deepsentinel.corpus.format import (
     DATA_PATH,
     INDEX_PATH,
@@ -31,8 +32,11 @@ from deepsentinel.corpus.shard import (
     split_patch,
     table_bytes,
 )
-from deepsentinel.errors import StoreError
-from deepsentinel.store import Store, open_store
+from deepsentinel.errors import NotAuthorisedError, StoreError, TransientError
+from deepsentinel.store import LocalStore, Store, open_store
+
+_TOGETHER = 32
+"""Patches that are fetched at once."""
 
 
 class Damage(NamedTuple):
@@ -69,11 +73,22 @@ class VerifyReport:
         return "\n".join([f"{head}{len(self.bad)} problems", *lines])
 
 
-def verify(root: str | Path, *, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
-    """Read and check every byte of a corpus.
+def verify(
+    root: str | Path,
+    *,
+    requester_pays: str | bool | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> VerifyReport:
+    """Read and check every byte of a corpus, wherever it lies.
+
+    A patch of a corpus that is not on this machine counts as bad when it came damaged twice.
 
     Args:
-        root: the corpus.
+        root: folder or URL of the corpus.
+        requester_pays: who pays where the bucket asks that of its readers: on Google the project's
+            id, on S3 `True`. Every byte of the corpus is moved.
+        storage_options: arguments of the storage client, such as credentials.
         progress: called with (patches checked, patches in all) now and then.
 
     Returns:
@@ -81,6 +96,7 @@ def verify(root: str | Path, *, progress: Callable[[int, int], None] | None = No
 
     Raises:
         CorpusNotFoundError, CorpusError, CorruptCorpusError: it cannot even be opened.
+        StoreError: no access, or a network that stays away.
 
     Example:
         >>> import tempfile
@@ -95,7 +111,8 @@ def verify(root: str | Path, *, progress: Callable[[int, int], None] | None = No
         >>> print(verify(root))
         1 patches, 1 chunks checked: all sound
     """
-    check = _Check(Corpus(root), open_store(root))
+    access: dict[str, Any] = {"requester_pays": requester_pays, "storage_options": storage_options}
+    check = _Check(Corpus(root, **access), open_store(root, **access))
     bad = [*check.facts(), *check.metadata(), *check.index(), *check.shards(progress)]
     return VerifyReport(patches=len(check.rows), chunks=check.chunks, bad=tuple(bad))
 
@@ -141,6 +158,8 @@ class _Check:
     def _compare_metadata(self, path: str, wanted: dict[str, Any]) -> Iterator[Damage]:
         try:
             found = json.loads(self.store.read(path))
+        except (NotAuthorisedError, TransientError):
+            raise
         except (StoreError, ValueError) as error:
             yield Damage("", path, f"cannot be read: {error}")
             return
@@ -182,13 +201,41 @@ class _Check:
             length = self.store.size(path)
             tail = min(length, table_bytes(spec))
             table = load_table(spec, self.store.read_range(path, length - tail, tail))
+        except (NotAuthorisedError, TransientError):
+            raise
         except (StoreError, ChunkError) as error:
             yield Damage("", path, str(error))
         else:
             yield from self._unused(spec, path, table, held, length)
-        for place in held:
-            for reason in self._patch(spec, path, table, place):
+        for place, data in self._fetched(spec, path, held):
+            for reason in self._patch(spec, path, table, place, data):
                 yield Damage(self.ids[place], path, reason)
+
+    def _fetched(
+        self, spec: ArraySpec, path: str, held: list[int]
+    ) -> Iterator[tuple[int, bytes | StoreError]]:
+        """Bytes of each patch, some patches in one request; or what the store says of them."""
+        for batch in (held[k : k + _TOGETHER] for k in range(0, len(held), _TOGETHER)):
+            try:
+                found = fetch_spans(self.store, [self._span(spec, path, place) for place in batch])
+            except (NotAuthorisedError, TransientError):
+                raise
+            except StoreError:
+                yield from ((place, self._read(spec, path, place)) for place in batch)
+            else:
+                yield from zip(batch, (data or b"" for data in found), strict=True)
+
+    def _read(self, spec: ArraySpec, path: str, place: int) -> bytes | StoreError:
+        try:
+            return self.store.read_range(*self._span(spec, path, place))
+        except (NotAuthorisedError, TransientError):
+            raise
+        except StoreError as error:
+            return error
+
+    def _span(self, spec: ArraySpec, path: str, place: int) -> tuple[str, int, int]:
+        start, size = (int(self.columns[f"{spec.name}_{w}"][place]) for w in ("offset", "size"))
+        return path, start, size
 
     def _unused(
         self, spec: ArraySpec, path: str, table: NDArray[np.uint64], held: list[int], length: int
@@ -202,13 +249,33 @@ class _Check:
             yield Damage("", path, f"has {length} bytes, should have {used + table_bytes(spec)}")
 
     def _patch(
-        self, spec: ArraySpec, path: str, table: NDArray[np.uint64] | None, place: int
+        self,
+        spec: ArraySpec,
+        path: str,
+        table: NDArray[np.uint64] | None,
+        place: int,
+        data: bytes | StoreError,
     ) -> Iterator[str]:
+        found = list(self._reasons(spec, table, place, data))
+        if found and not isinstance(self.store, LocalStore):  # damaged where it lies or on the way?
+            found = list(self._reasons(spec, table, place, self._read(spec, path, place)))
+        self.chunks += spec.chunks
+        yield from found
+
+    def _reasons(
+        self,
+        spec: ArraySpec,
+        table: NDArray[np.uint64] | None,
+        place: int,
+        data: bytes | StoreError,
+    ) -> Iterator[str]:
+        if isinstance(data, StoreError):
+            yield str(data)
+            return
         start = int(self.columns[f"{spec.name}_offset"][place])
         try:
-            data = self.store.read_range(path, start, int(self.columns[f"{spec.name}_size"][place]))
             frames = split_patch(spec, data)
-        except (StoreError, ChunkError) as error:
+        except ChunkError as error:
             yield str(error)
             return
         if table is not None:
@@ -225,7 +292,6 @@ class _Check:
         plane = np.empty((spec.size, spec.size), spec.dtype)
         for position, (start, size) in enumerate(frames):
             name = f"band {spec.channels[position]}: " if spec.channels else ""
-            self.chunks += 1
             try:
                 decode_frame(data, start, size, plane, checksum=True)
             except ChunkError as error:
