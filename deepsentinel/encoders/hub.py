@@ -323,7 +323,8 @@ def _explained(error: Exception, what: str) -> HubError:
     absent = isinstance(error, LocalEntryNotFoundError)
     if isinstance(error, RepositoryNotFoundError) or status in {401, 403}:
         reason = (
-            "there is no such repository, or it is private or gated. Look at the name; for a "
+            "there is no such repository (nor a folder of that name here), or it is private or "
+            "gated. Look at the name; for a "
             "private one set HF_TOKEN, pass token=, or log in with `hf auth login`."
         )
     elif isinstance(error, RevisionNotFoundError):

@@ -27,6 +27,8 @@ from deepsentinel.encoders.hub import Access, fetch_folder, parse_repository, pu
 from deepsentinel.encoders.measure import macs_per_px
 from deepsentinel.encoders.weights import load_strictly, read_weights, write_weights
 from deepsentinel.errors import WeightsError, nearest
+from deepsentinel.features import Features
+from deepsentinel.sample import Batch
 
 README_FILE = "README.md"
 
@@ -49,6 +51,30 @@ class Pretrained(nn.Module, ABC):
     @abstractmethod
     def card(self) -> Card:
         """Facts of the encoder; what the architecture tells is read from it, never stated twice."""
+
+    @property
+    @abstractmethod
+    def sensors(self) -> tuple[Sensor, ...]:
+        """Sensors that the encoder can read."""
+
+    @property
+    @abstractmethod
+    def embed_dim(self) -> int:
+        """D of `Features.embedding`."""
+
+    @property
+    @abstractmethod
+    def out_channels(self) -> tuple[int, ...]:
+        """C_i of `Features.maps`."""
+
+    @property
+    @abstractmethod
+    def strides(self) -> tuple[int, ...]:
+        """s_i of `Features.maps`."""
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Features:
+        """Features of a batch as `deepsentinel.collate` makes it."""
 
     @property
     @abstractmethod

@@ -7,12 +7,17 @@ card) and `model.safetensors` (every weight).
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from deepsentinel.bands import SENSORS
+from deepsentinel.encoders.card import Card
+from deepsentinel.encoders.config import CONFIG_FILE, KINDS
+from deepsentinel.encoders.hub import Access, publish
+from deepsentinel.encoders.pretrained import encoder_class, located
 from deepsentinel.errors import (
     EncoderNotFoundError,
     SampleError,
@@ -20,6 +25,7 @@ from deepsentinel.errors import (
     nearest,
 )
 from deepsentinel.features import Encoder, Features, Prediction
+from deepsentinel.heads.card import model_card
 from deepsentinel.heads.classes import Classes
 from deepsentinel.heads.files import read_config, read_weights, write_model
 from deepsentinel.sample import IMAGE_KEYS, Batch
@@ -30,7 +36,6 @@ _MODELS: Final = {
     "classification": ("deepsentinel.heads.classification", "Classifier"),
     "segmentation": ("deepsentinel.heads.segmentation", "Segmenter"),
 }
-_ENCODERS: Final = {"FusionEncoder": "deepsentinel.encoders.fusion"}
 
 P = TypeVar("P", bound=Prediction)
 
@@ -142,14 +147,63 @@ class Model(nn.Module, Generic[P]):
         """
         return write_model(folder, self.config(), self.state_dict())
 
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, *, encoder: Encoder | None = None) -> Self:
-        """The model of this class that a folder holds; `load_model` finds the class itself.
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str = "Publish a model",
+        token: str | bool | None = None,
+    ) -> str:
+        """Publish weights, config and a model card made from them on the Hugging Face Hub.
+
+        Args:
+            name: `<user>/<repo>`, made if need be.
+            private: of a new repository; the account's default if `None`.
+            revision: branch to publish on, made if need be; `main` if `None`.
+            message: of the commit.
+            token: instead of `HF_TOKEN` or the stored login.
+
+        Returns:
+            The commit: `load_model("hf://<user>/<repo>@<commit>")` opens exactly this.
 
         Raises:
+            HubError: the Hub cannot be reached or does not allow it.
+        """
+        with TemporaryDirectory() as folder:
+            place = self.save_pretrained(folder)
+            text = model_card(name, self.config())
+            (place / "README.md").write_text(text, encoding="utf-8")
+            return publish(
+                place, name, private=private, revision=revision, message=message, token=token
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        encoder: Encoder | None = None,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> Self:
+        """The model of this class that a folder or the Hub holds, as `load_model` finds it.
+
+        Raises:
+            HubError: the Hub cannot be reached, does not have it or does not allow it.
             WeightsError: the folder holds no model, or one of another task.
         """
-        model = load_model(folder, encoder=encoder)
+        model = load_model(
+            folder,
+            encoder=encoder,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+        )
         if not isinstance(model, cls):
             raise WeightsError(
                 f"{folder} holds a model for {model.task}, not for {cls.task}. "
@@ -158,19 +212,33 @@ class Model(nn.Module, Generic[P]):
         return model
 
 
-def load_model(folder: str | Path, *, encoder: Encoder | None = None) -> "Model[Any]":
-    """The model in a folder that `save_pretrained` or `finetune` wrote.
+def load_model(
+    folder: str | Path,
+    *,
+    encoder: Encoder | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> "Model[Any]":
+    """The model that `save_pretrained`, `push_to_hub` or `finetune` wrote.
 
     Args:
         folder: with `config.json` and `model.safetensors`; or the `out_dir` of a fine-tuning, whose
-            best checkpoint is then taken.
+            best checkpoint is then taken; or a repository on the Hub, `<user>/<repo>` or
+            `hf://<user>/<repo>@<revision>`.
         encoder: an encoder of the same architecture, for one that is not the library's own. Its
             weights are replaced by the stored ones.
+        revision: commit, branch or tag on the Hub; `main` if `None`.
+        cache_dir: instead of the Hub's cache in `HF_HOME`.
+        local_files_only: take what is in the cache and ask nobody.
+        token: for private repositories, instead of `HF_TOKEN` or the stored login.
 
     Returns:
         A `Segmenter` or `Classifier` in evaluation mode.
 
     Raises:
+        HubError: the Hub cannot be reached, does not have it or does not allow it.
         WeightsError: there is no model, or weights and config disagree.
 
     Example:
@@ -181,8 +249,9 @@ def load_model(folder: str | Path, *, encoder: Encoder | None = None) -> "Model[
         ...     load_model(model.save_pretrained(folder)).class_names
         ('sea', 'land')
     """
-    path = Path(folder)
-    if not (path / "config.json").exists() and (path / "best" / "config.json").exists():
+    access = Access(cache_dir=cache_dir, local_files_only=local_files_only, token=token)
+    path, _ = located(folder, revision, access)
+    if not (path / CONFIG_FILE).exists() and (path / "best" / CONFIG_FILE).exists():
         path = path / "best"
     config = read_config(path)
     if config.get("format_version") != FORMAT_VERSION or config.get("task") not in _MODELS:
@@ -241,20 +310,18 @@ def image_size(batch: Batch) -> tuple[int, int]:
 
 def _encoder_config(encoder: Any) -> dict[str, Any]:
     kind = type(encoder).__name__
-    if kind not in _ENCODERS:
+    if kind not in KINDS:
         return {"kind": kind}
     return {"kind": kind, "config": encoder.config, "card": encoder.card.to_json()}
 
 
 def _build_encoder(config: Mapping[str, Any], path: Path) -> Encoder:
     kind = str(config["kind"])
-    if kind not in _ENCODERS:
+    if kind not in KINDS:
         raise EncoderNotFoundError(
             f"{path} was saved with an encoder of class {kind}, which the library cannot build. "
             f"Pass load_model(..., encoder=...) with one of that class. "
-            f"{nearest(kind, _ENCODERS)}"
+            f"{nearest(kind, KINDS)}"
         )
-    card = import_module("deepsentinel.encoders.card").Card.from_json(config["card"])
-    build = getattr(import_module(_ENCODERS[kind]), kind)
-    encoder: Encoder = build.from_config(config["config"], card=card)
-    return encoder
+    card = Card.from_json(config["card"])
+    return encoder_class(kind).from_config(config["config"], card=card)
