@@ -5,7 +5,7 @@
 A small ConvNeXt that reads both sensors at once learns to predict the dense and pooled features of
 Galileo nano (arXiv 2502.09356, MIT) from less than Galileo saw: sensors, bands and rectangles are
 hidden. Only `train` splits are read. The `test` split of the BigEarthNet scene, half of it by
-10 km blocks, is held out and scored at the end beside its controls; nothing was chosen on it.
+10 km blocks, is kept out of training and scored at the end beside its controls.
 """
 
 import argparse
@@ -74,11 +74,18 @@ def main() -> None:
     work = args.work or args.out.with_name(args.out.name + "-work")
     corpora = {s.name: corpus(s, args.data, work) for s in SOURCES}
     teacher = GalileoEncoder.from_weights(args.data / "weights/galileo-nano/encoder.pt").eval()
-    crops = {s.name: with_teacher(teacher, cut(corpora[s.name])) for s in SOURCES}
+    generator = torch.Generator().manual_seed(args.seed)
+    crops = {
+        s.name: with_teacher(teacher, brightened(cut(corpora[s.name]), generator)) for s in SOURCES
+    }
     print({name: len(found) for name, found in crops.items()}, "crops", flush=True)
     torch.manual_seed(args.seed)
     encoder = FusionEncoder(
-        "convnext_atto", fusion="early", pool_levels=(0, 1, 2, 3), backbone_options=SMALLER
+        "convnext_atto",
+        fusion="early",
+        pool_levels=(0, 1, 2, 3),
+        embed_dim=teacher.embed_dim,
+        backbone_options=SMALLER,
     )
     started = time.perf_counter()
     distil(encoder, crops, steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed)
@@ -127,6 +134,21 @@ def with_all_bands(sample: Sample) -> Sample:
     image = torch.full((len(S2_BANDS), *sample["image_s2"].shape[1:]), float("nan"))
     image[[S2_BANDS.index(b) for b in meta.bands_s2]] = sample["image_s2"]
     return {**sample, "meta": replace(meta, bands_s2=S2_BANDS), "image_s2": image}
+
+
+def brightened(crops: list[Sample], generator: Generator) -> list[Sample]:
+    """The crops, and each once more as if under other light: one factor for S2, a shift for S1."""
+    more: list[Sample] = []
+    for crop in crops:
+        gain = 0.7 + 0.7 * torch.rand((), generator=generator)
+        shift = 1.5 * torch.randn((), generator=generator)
+        other = dict(crop)
+        if "image_s2" in crop:
+            other["image_s2"] = crop["image_s2"] * gain
+        if "image_s1" in crop:
+            other["image_s1"] = crop["image_s1"] + shift
+        more.append(other)
+    return crops + more
 
 
 def with_teacher(teacher: GalileoEncoder, crops: list[Sample]) -> list[Sample]:

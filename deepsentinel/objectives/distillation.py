@@ -25,8 +25,9 @@ class Distillation(nn.Module):
 
     The batch holds, beside the images, the teacher's map of the whole, unhidden patch under
     `"teacher"`. The dense part reads all maps of the encoder through one linear layer each,
-    brought to the size of the teacher's map; the pooled part reads the embedding. Targets are
-    standardised channel by channel.
+    brought to the size of the teacher's map. The pooled part compares the embedding itself where it
+    is as wide as the teacher's, so that distances in it become the teacher's, and else a linear
+    layer on it. Targets are standardised channel by channel.
 
     Args:
         embed_dim: D of the encoder.
@@ -69,7 +70,8 @@ class Distillation(nn.Module):
         self.register_buffer("pooled_std", pooled_std)
         self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1) for c in out_channels)
         self.dense = nn.Sequential(nn.GELU(), nn.Conv2d(width, len(mean), 1))
-        self.pooled = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, len(mean)))
+        same = embed_dim == len(mean)
+        self.pooled = nn.Identity() if same else nn.Linear(embed_dim, len(mean))
 
     def forward(self, encoder: Any, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """`loss`, and its parts `dense` and `pooled`.

@@ -18,6 +18,10 @@ Vectors = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
 
 _KM_PER_DEGREE = 111.2
+PENALTY = 10.0
+"""Inverse strength of the ridge penalty, divided by the number of features: standardised features
+then give logits of one prior variance however many they are, and wide vectors are not favoured or
+punished for their width (docs/design/016)."""
 
 
 def probe(
@@ -239,7 +243,8 @@ def _fitted(x: NDArray[np.float64], y: Labels, seed: int) -> Any:
     with warnings.catch_warnings():
         # After this many steps the scores no longer move, whatever is left of the gradient.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(max_iter=1000, random_state=seed).fit(x, y)
+        inverse_penalty = PENALTY / x.shape[1]
+        return LogisticRegression(C=inverse_penalty, max_iter=1000, random_state=seed).fit(x, y)
 
 
 def _single_scores(predicted: Labels, truth: Labels) -> dict[str, float]:
