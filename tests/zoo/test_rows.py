@@ -1,0 +1,122 @@
+"""Rows of published encoders: local files, options, cards, saving."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepsentinel import list_encoders, load_encoder
+from deepsentinel.encoders.galileo_card import NANO
+from deepsentinel.encoders.presto_card import CARD as PRESTO
+from deepsentinel.errors import UnknownNameError, WeightsError
+from deepsentinel.zoo import load
+from deepsentinel.zoo.rows import ROWS, Row
+
+OURS = [NANO.name, PRESTO.name]
+
+
+@pytest.fixture
+def weights(shared_data: Path) -> dict[str, Path]:
+    folder = shared_data / "weights"
+    return {
+        NANO.name: folder / "galileo-nano" / "encoder.pt",
+        PRESTO.name: folder / "presto" / "default_model.pt",
+    }
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_card_says_what_the_loaded_encoder_is(weights: dict[str, Path], name: str) -> None:
+    listed = next(row.card for row in ROWS if isinstance(row, Row) and row.name == name)
+    loaded = load_encoder(name, weights=weights[name])
+    assert loaded.card == listed
+    assert not loaded.training
+    assert loaded.card.inputs.keys() == {"month", "lonlat"}
+
+
+@pytest.mark.parametrize("name", OURS)
+@torch.inference_mode()
+def test_saved_and_opened_is_the_same(weights: dict[str, Path], name: str, tmp_path: Path) -> None:
+    encoder = load_encoder(name, weights=weights[name], empty="nan")
+    encoder.save_pretrained(tmp_path)
+    opened = load_encoder(tmp_path)
+    assert type(opened) is type(encoder)
+    assert opened.card == encoder.card
+    assert opened.card.sources == encoder.card.sources
+    s2 = torch.rand(1, 12, 16, 16) * 0.3
+    for a, b in zip(encoder(s2=s2, month=2).maps, opened(s2=s2, month=2).maps, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_options_of_a_row(weights: dict[str, Path]) -> None:
+    galileo, presto = (weights[name] for name in OURS)
+    assert load_encoder("galileo-nano", weights=galileo).strides == (8,)
+    four = load_encoder("galileo-nano", weights=galileo, patch_size=4, window=32)
+    assert four.strides == (4,)
+    assert four.card.macs_per_px is None  # measured in another mode
+    assert load_encoder("presto", weights=presto, stride=4).strides == (4,)
+    with pytest.raises(UnknownNameError, match="presto has no option 'patch_size'"):
+        load_encoder("presto", weights=presto, patch_size=4)
+    with pytest.raises(UnknownNameError, match="pinned to one file"):
+        load_encoder("presto", revision="main")
+    with pytest.raises(UnknownNameError, match="patch_size was given"):
+        load_encoder("user/encoder", patch_size=4)
+    with pytest.raises(UnknownNameError, match="weights was given"):
+        load_encoder("user/encoder", weights=presto)
+
+
+def test_local_files_are_held_to_the_row(weights: dict[str, Path], tmp_path: Path) -> None:
+    wrong = weights["presto"]
+    with pytest.raises(WeightsError, match="not the file that galileo-nano pins"):
+        load_encoder("galileo-nano", weights=wrong)
+    with pytest.raises(WeightsError, match="no weights at"):
+        load_encoder("galileo-nano", weights=tmp_path / "encoder.pt")
+    with pytest.raises(WeightsError, match=r"names \['s1'\], but galileo-nano has files"):
+        load_encoder("galileo-nano", weights={"s1": wrong})
+
+
+def test_a_pickle_with_code_is_refused_before_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where nothing pins the file: what it would do is never done."""
+    from dataclasses import replace
+
+    target = tmp_path / "ran"
+
+    class Code:
+        def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+            return Path.touch, (target,)
+
+    file = tmp_path / "encoder.pt"
+    torch.save({"norm.weight": Code()}, file)
+    from deepsentinel.encoders.published import read_published
+
+    with pytest.raises(WeightsError, match="trusted"):
+        read_published(file, None)
+    row = next(row for row in ROWS if row.name == NANO.name)
+    assert isinstance(row, Row)
+    source = replace(NANO.sources["both"], sha256=None)
+    free = replace(row, card=replace(NANO, sources={"both": source}))
+    monkeypatch.setattr(load, "ROWS", (free,))
+    with pytest.raises(WeightsError):
+        load_encoder(NANO.name, weights=file)
+    assert not target.exists()
+
+
+def test_rows_state_only_hashes_and_commits_that_can_be() -> None:
+    for row in ROWS:
+        if not isinstance(row, Row):
+            continue
+        assert row.card.sources.keys() in ({"both"}, {"s1", "s2"})
+        assert row.card.licence
+        assert "Use this when" in row.card.limits
+        for source in row.card.sources.values():
+            for value, digits in ((source.revision, 40), (source.sha256, 64)):
+                assert value is None or (
+                    len(value) == digits and set(value) <= set("0123456789abcdef")
+                )
+            assert source.sha256 or source.revision, f"nothing pins {row.name}"
+
+
+def test_listing_has_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "ROWS", tuple(row for row in ROWS if isinstance(row, Row)))
+    assert [c.name for c in list_encoders()] == [r.name for r in ROWS if isinstance(r, Row)]
