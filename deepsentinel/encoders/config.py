@@ -16,6 +16,11 @@ KINDS: dict[str, str] = {
     "FusionEncoder": "deepsentinel.encoders.fusion",
     "GalileoEncoder": "deepsentinel.encoders.galileo",
     "PrestoEncoder": "deepsentinel.encoders.presto",
+    "TwoTowerEncoder": "deepsentinel.encoders.two_tower",
+    "CROMAEncoder": "deepsentinel.encoders.croma",
+    "DOFAEncoder": "deepsentinel.encoders.hyper",
+    "CopernicusFMEncoder": "deepsentinel.encoders.hyper",
+    "PanopticonEncoder": "deepsentinel.encoders.panopticon",
 }
 """Module of each class of encoder that can be saved and opened."""
 DEFAULT_KIND = "FusionEncoder"

@@ -32,7 +32,21 @@ STATISTICS: dict[str, tuple[float, float]] = {
 from its repository (github.com/zhu-xlab/SSL4EO-S12, `ssl4eo_dataset.py`), DN divided by 10000."""
 
 
-class Stem(nn.Module):
+class Exact(nn.Module):
+    """A module whose own buffers follow to a device, and stay in the dtype they were made in."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 - nn.Module's signature
+        # A mean of -12.55 dB in bfloat16 is -12.56: statistics follow to a device, never to a dtype.
+        exact = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        module: Any = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in exact.items():
+            moved = self._buffers[name]
+            if moved is not None and moved.dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(moved.device)
+        return module  # type: ignore[no-any-return]
+
+
+class Stem(Exact):
     """Mean and standard deviation of one sensor's bands, with which values enter a backbone.
 
     Both are buffers, saved with the weights, and stay float32 whatever dtype the encoder is moved
@@ -59,16 +73,6 @@ class Stem(nn.Module):
         pairs = [_pair(name, statistics) for name in self.bands]
         self.register_buffer("mean", torch.tensor([m for m, _ in pairs])[:, None, None])
         self.register_buffer("std", torch.tensor([s for _, s in pairs])[:, None, None])
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 - nn.Module's signature
-        # A mean of -12.55 dB in bfloat16 is -12.56: statistics follow to a device, never to a dtype.
-        exact = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
-        module: Any = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in exact.items():
-            moved = self._buffers[name]
-            if moved is not None and moved.dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(moved.device)
-        return module  # type: ignore[no-any-return]
 
 
 def entered(stems: Sequence[Stem], values: Sequence[Tensor], *, divisor: int = 1) -> Tensor:

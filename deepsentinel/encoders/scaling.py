@@ -1,0 +1,134 @@
+"""How published weights want to see dB and reflectance; imports no torch.
+
+Every rule is a shift and a scale a band, with or without clipping to 0-1, and a training mean that
+stands for what was not observed. Statistics of SSL4EO-S12 are from its authors' code; digital
+numbers are divided by 10000 throughout, as these data were made before baseline 04.00.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from deepsentinel.bands import S1_BANDS, S2_BANDS, S2_L1C_BANDS, Sensor
+from deepsentinel.errors import UnknownNameError, nearest
+
+Rule = Literal["standard", "unit", "as-is"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """What one sensor's values become before the first layer.
+
+    Example:
+        >>> vv = Scaling(bands=("VV",), mean=(-12.0,), std=(5.0,), rule="unit")
+        >>> vv.shift, vv.scale, vv.fill
+        ((-22.0,), (20.0,), (0.5,))
+    """
+
+    bands: tuple[str, ...]
+    mean: tuple[float, ...]
+    """Training means in dB or reflectance: what stands for values that were not observed."""
+    std: tuple[float, ...]
+    """Standard deviations in the same units; not used by the rule `as-is`."""
+    rule: Rule
+    """`standard`: (x - mean) / std. `unit`: mean - 2 std to 0, mean + 2 std to 1, clipped.
+    `as-is`: dB or reflectance enter unchanged."""
+
+    @property
+    def shift(self) -> tuple[float, ...]:
+        """What is subtracted."""
+        if self.rule == "as-is":
+            return (0.0,) * len(self.bands)
+        steps = 2 if self.rule == "unit" else 0
+        return tuple(m - steps * s for m, s in zip(self.mean, self.std, strict=True))
+
+    @property
+    def scale(self) -> tuple[float, ...]:
+        """What is divided by, after the shift."""
+        if self.rule == "as-is":
+            return (1.0,) * len(self.bands)
+        return tuple(4 * s if self.rule == "unit" else s for s in self.std)
+
+    @property
+    def fill(self) -> tuple[float, ...]:
+        """The training mean after scaling: 0 for `standard`, 0.5 for `unit`."""
+        if self.rule == "as-is":
+            return self.mean
+        return (0.5 if self.rule == "unit" else 0.0,) * len(self.bands)
+
+    @property
+    def clipped(self) -> bool:
+        """Whether values are clipped to 0-1."""
+        return self.rule == "unit"
+
+
+def _reflectance(*numbers: float) -> tuple[float, ...]:
+    return tuple(n / 10_000 for n in numbers)
+
+
+_S1_MEAN, _S1_STD = (-12.59, -20.26), (5.26, 5.91)
+_S2C_MEAN = _reflectance(
+    1612.9, 1397.6, 1322.3, 1373.1, 1561.0, 2108.4, 2390.7, 2318.7, 2581.0, 837.7, 22.0, 2195.2, 1537.4
+)  # fmt: skip
+_S2C_STD = _reflectance(
+    791.0, 854.3, 878.7, 1144.9, 1127.5, 1164.2, 1276.0, 1249.5, 1345.9, 577.5, 47.5, 1340.0, 1142.9
+)  # fmt: skip
+_S2A_MEAN = _reflectance(
+    756.4, 889.6, 1151.7, 1307.6, 1637.6, 2212.6, 2442.0, 2538.9, 2602.9, 2666.8, 2388.8, 1821.5
+)
+_S2A_STD = _reflectance(
+    1111.4, 1159.1, 1188.1, 1375.2, 1376.6, 1358.6, 1418.4, 1476.4, 1439.9, 1582.1, 1460.7, 1352.2
+)
+
+
+def _s1(rule: Rule) -> Scaling:
+    return Scaling(bands=S1_BANDS, mean=_S1_MEAN, std=_S1_STD, rule=rule)
+
+
+def _l1c(rule: Rule) -> Scaling:
+    return Scaling(bands=S2_L1C_BANDS, mean=_S2C_MEAN, std=_S2C_STD, rule=rule)
+
+
+def _l2a(rule: Rule) -> Scaling:
+    return Scaling(bands=S2_BANDS, mean=_S2A_MEAN, std=_S2A_STD, rule=rule)
+
+
+def _l2a_and_b10() -> Scaling:
+    """Level-2A as 13 bands, with a B10 that is 0, in the order of Level-1C."""
+    l2a = _l2a("as-is")
+    known = dict(zip(l2a.bands, zip(l2a.mean, l2a.std, strict=True), strict=True))
+    pairs = [known.get(b, (0.0, 0.0)) for b in S2_L1C_BANDS]
+    mean, std = zip(*pairs, strict=True)
+    return Scaling(bands=S2_L1C_BANDS, mean=mean, std=std, rule="as-is")
+
+
+SCALINGS: dict[str, Mapping[Sensor, Scaling]] = {
+    # SSL4EO-S12 pretraining code: S1 to 0-1 by mean and 2 std, Level-1C divided by 10000.
+    "ssl4eo": {"s1": _s1("unit"), "s2": _l1c("as-is")},
+    # SoftCon's author, in Copernicus-Bench: both sensors to 0-1 by mean and 2 std.
+    "softcon": {"s1": _s1("unit"), "s2": _l1c("unit")},
+    # CLOSP's dataset and model code: dB as they are, Level-2A divided by 10000, B10 a zero.
+    "closp": {"s1": _s1("as-is"), "s2": _l2a_and_b10()},
+    # CROMA's README: every band to 0-1 by mean and 2 std of the dataset, clipped.
+    "croma": {"s1": _s1("unit"), "s2": _l2a("unit")},
+    # Copernicus-FM's pretraining code: standard scores, Level-1C.
+    "copernicus-fm": {"s1": _s1("standard"), "s2": _l1c("standard")},
+    # Standard scores by the statistics of a dataset of the level that comes in.
+    "standard": {"s1": _s1("standard"), "s2": _l2a("standard")},
+}
+"""How rows of published weights see both sensors, by the name in their configuration."""
+
+
+def scaling(name: str) -> Mapping[Sensor, Scaling]:
+    """Scalings of both sensors under one name.
+
+    Raises:
+        UnknownNameError: naming the nearest ones.
+
+    Example:
+        >>> scaling("ssl4eo")["s1"].bands
+        ('VV', 'VH')
+    """
+    if name not in SCALINGS:
+        raise UnknownNameError(f"scaling={name!r}. {nearest(name, SCALINGS)}")
+    return SCALINGS[name]
