@@ -168,7 +168,13 @@ def _cell(value: Any) -> str:
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="Folder of source files.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of source files; of the original layout also a URL or catalogue name.",
+            show_default=False,
+        ),
+    ],
     dest: Annotated[Path, typer.Argument(help="Folder of the new corpus.", show_default=False)],
     *,
     kind: Annotated[
@@ -204,6 +210,8 @@ def convert(
     name: Annotated[
         str | None, typer.Option(help="Name of the corpus.", show_default=False)
     ] = None,
+    requester_pays: Payer = None,
+    storage_option: ClientOptions = None,
     as_json: Json = False,
 ) -> None:
     """Make a corpus of files: GeoTIFF pairs, BigEarthNet, SSL4EO-S12, the original layout, ...
@@ -230,6 +238,7 @@ def convert(
             s2_range=s2_range,
             s2_level=s2_level,
             progress=step,
+            **_access(requester_pays, storage_option),
         )
     if as_json:
         _print_json(report.to_json())

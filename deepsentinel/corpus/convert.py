@@ -24,7 +24,7 @@ from deepsentinel.corpus.plan import (
 from deepsentinel.corpus.read import Corpus
 from deepsentinel.corpus.report import REPORT_PATH, ConvertReport, count_offsets
 from deepsentinel.corpus.resample import check_method
-from deepsentinel.corpus.sources import open_source
+from deepsentinel.corpus.sources import open_source, source_path
 from deepsentinel.corpus.sources.base import Skipped, Source, SourceOptions, check_level
 from deepsentinel.corpus.sources.patches import PatchReader, with_cloud_share
 from deepsentinel.corpus.splits import DEFAULT_BLOCK_M, DEFAULT_SPLITS, check_splits
@@ -50,12 +50,15 @@ def convert(
     s1_range: tuple[float, float] | None = None,
     s2_range: tuple[float, float] | None = None,
     name: str | None = None,
+    requester_pays: bool | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConvertReport:
     """Convert real files into a corpus; continues where an interrupted run stopped.
 
     Args:
-        source: folder (or archive) of one of the kinds in `deepsentinel.corpus.sources.SOURCES`.
+        source: folder (or archive) of one of the kinds in `deepsentinel.corpus.sources.SOURCES`;
+            of the original DeepSentinel layout also a URL, or a name of the catalogue.
         dest: folder of the corpus.
         kind: which kind of source; detected by default.
         patch_size: pixels; by default the size of the source's scenes up to 264, else 256. Larger
@@ -72,6 +75,8 @@ def convert(
         s1_range: dB that 0 and 255 stand for, where S1 was scaled to 8 bit.
         s2_range: reflectance that 0 and 255 stand for, where S2 was scaled to 8 bit.
         name: of the corpus; by default that of the source's folder.
+        requester_pays: who pays where the source's bucket asks that of its readers.
+        storage_options: arguments of the storage client of the source.
         progress: called with patches done and patches planned.
 
     Returns:
@@ -88,7 +93,8 @@ def convert(
         ...
         deepsentinel.errors.SourceError: there is no source at nowhere.
     """
-    root, path = Path(dest), Path(source)
+    root = Path(dest)
+    path = source_path(source, requester_pays=requester_pays, storage_options=storage_options)
     reading = SourceOptions(
         resampling=check_method(resampling),
         s2_level=check_level(s2_level),

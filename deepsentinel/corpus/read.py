@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from deepsentinel.bands import Sensor, check_sensors, resolve_bands
 from deepsentinel.corpus.arrays import ArraySpec, corpus_arrays
+from deepsentinel.corpus.catalogue import named
 from deepsentinel.corpus.codes import NOT_OBSERVED, S1_SCALE, S2_CODE_OFFSET, S2_SCALE
 from deepsentinel.corpus.fetch import FetchedPatch, fetch_spans
 from deepsentinel.corpus.format import (
@@ -25,7 +26,7 @@ from deepsentinel.corpus.format import (
     WORK_PATH,
     CorpusInfo,
 )
-from deepsentinel.corpus.index import read_index, record_columns, row_record
+from deepsentinel.corpus.index import read_columns, read_index, record_columns, row_record
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
 from deepsentinel.corpus.protocol import Bands, PatchSource
 from deepsentinel.corpus.shard import ChunkError, decode_frame, split_patch
@@ -56,7 +57,7 @@ def open_corpus(
 ) -> PatchSource:
     """Open a corpus for reading, or a folder in the original DeepSentinel layout as it is.
 
-    Arguments as for `Corpus`.
+    Arguments as for `Corpus`; `root` may also be a name of `deepsentinel.corpus.catalogue`.
 
     Returns:
         A `Corpus`; a `SourceCorpus`, which reads alike, where `root` is a folder of the layout.
@@ -65,20 +66,41 @@ def open_corpus(
         CorpusNotFoundError: there is neither.
         CorpusError: it has a format that this version cannot read.
     """
-    if _may_be_layout(root):
-        from deepsentinel.corpus.source_corpus import SourceCorpus
-        from deepsentinel.corpus.sources.deepsentinel import DeepSentinelLayout
+    place = named(root)
+    if _may_be_layout(place):
+        layout = _layout(place, requester_pays, storage_options)
+        if layout is not None:
+            return layout
+    try:
+        return Corpus(
+            place,
+            checksum=checksum,
+            requester_pays=requester_pays,
+            storage_options=storage_options,
+            cache_dir=cache_dir,
+        )
+    except CorpusNotFoundError:
+        is_url = "://" in str(place)
+        layout = _layout(place, requester_pays, storage_options) if is_url else None
+        if layout is None:
+            raise
+        return layout
 
-        if DeepSentinelLayout.detect(Path(root)):
-            open_store(root, requester_pays=requester_pays, storage_options=storage_options)
-            return SourceCorpus(root, kind=DeepSentinelLayout.KIND)
-    return Corpus(
-        root,
-        checksum=checksum,
-        requester_pays=requester_pays,
-        storage_options=storage_options,
-        cache_dir=cache_dir,
-    )
+
+def _layout(
+    root: str | Path,
+    requester_pays: bool | str | None,  # noqa: FBT001 - the two ways in which buckets bill
+    storage_options: Mapping[str, Any] | None,
+) -> PatchSource | None:
+    """The samples at a place, if it holds some in the original DeepSentinel layout."""
+    from deepsentinel.corpus.source_corpus import SourceCorpus
+    from deepsentinel.corpus.sources import source_path
+    from deepsentinel.corpus.sources.deepsentinel import DeepSentinelLayout
+
+    path = source_path(root, requester_pays=requester_pays, storage_options=storage_options)
+    if not DeepSentinelLayout.detect(path):
+        return None
+    return SourceCorpus(path, kind=DeepSentinelLayout.KIND)
 
 
 def _may_be_layout(root: str | Path) -> bool:
@@ -139,7 +161,8 @@ class Corpus:
         storage_options: Mapping[str, Any] | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
-        self._checksum = checksum or cache_dir is not None or not is_local(root)
+        self._remote = not is_local(root)
+        self._checksum = checksum or cache_dir is not None or self._remote
         self._store = open_store(
             root,
             requester_pays=requester_pays,
@@ -158,7 +181,7 @@ class Corpus:
         return len(self._places.rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        cached = {"info", "_places", "index", "_records", "_plans"}
+        cached = {"info", "_places", "index", "_records", "_plans", "_index_bytes"}
         return {k: v for k, v in self.__dict__.items() if k not in cached}
 
     @property
@@ -524,12 +547,26 @@ class Corpus:
         table = self._read_index(list(record_columns(self._static)))
         return {name: table[name].slice(0, length) for name in table.column_names}
 
+    @cached_property
+    def _index_bytes(self) -> bytes:
+        """The whole index of a remote corpus: one request brings what many columns would ask for."""
+        return self._store.read(INDEX_PATH)
+
+    def _read_columns(self, columns: list[str] | None) -> pa.Table:
+        if not self._remote:
+            return read_index(self._store, INDEX_PATH, columns)
+        try:
+            return read_columns(pa.BufferReader(self._index_bytes), columns)
+        except (pa.ArrowException, OSError):
+            self.__dict__.pop("_index_bytes", None)  # damaged on its way, perhaps: once more
+            return read_columns(pa.BufferReader(self._index_bytes), columns)
+
     def _read_index(self, columns: list[str] | None) -> pa.Table:
         try:
-            return read_index(self._store, INDEX_PATH, columns)
+            return self._read_columns(columns)
         except (NotAuthorisedError, TransientError):
-            raise
-        except (pa.ArrowException, StoreError) as error:
+            raise  # that says nothing about the bytes
+        except (pa.ArrowException, OSError) as error:
             raise CorruptCorpusError(
                 f"the index {self.url}/{INDEX_PATH} cannot be read: {_plain(error)}. Restore the file from "
                 "where the corpus came from."

@@ -49,7 +49,7 @@ class SourceCorpus:
     def __init__(
         self, path: str | Path, *, kind: str | None = None, options: SourceOptions | None = None
     ) -> None:
-        self._path = Path(path)
+        self._path = Path(path) if isinstance(path, str) else path
         self._options = options or SourceOptions()
         self._source = open_source(self._path, kind=kind, options=self._options)
         self._plan: Plan = plan_source(self._source, patch_size=None, boa_offset="auto", rule=_RULE)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from deepsentinel.bands import Sensor
 from deepsentinel.corpus.arrays import all_metadata, corpus_arrays, group_metadata, names_chunk
+from deepsentinel.corpus.catalogue import named
 from deepsentinel.corpus.copying import (
     CopyPlan,
     Piece,
@@ -217,7 +218,7 @@ def download(
         max_patches=max_patches,
     )
     root = local_folder(dest)
-    store = open_store(src, requester_pays=requester_pays, storage_options=storage_options)
+    store = open_store(named(src), requester_pays=requester_pays, storage_options=storage_options)
     info = load_info(store)
     done = _done_before(root, store, selection)
     if done is not None:

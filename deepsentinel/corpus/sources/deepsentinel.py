@@ -13,6 +13,7 @@ baseline offset existed; a sample of 2022 or later says nothing about its offset
 (github.com/Lkruitwagen/deepsentinel, utils/downloaders.py and conf/DATA_CONFIG.yaml.)
 """
 
+import io
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -268,7 +269,7 @@ def _radar_facts(record: PatchRecord, meta: Mapping[str, Any]) -> PatchRecord:
 
 def _array(path: Path) -> NDArray[Any]:
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:  # one request
             return np.asarray(file["arr"])
     except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
         raise SourceError(f"{path} is no readable array `arr` ({error}).") from error
@@ -277,7 +278,7 @@ def _array(path: Path) -> NDArray[Any]:
 def _shape(path: Path) -> tuple[int, int]:
     """(H, W) of an array, from its header."""
     try:
-        with ZipFile(path) as archive, archive.open("arr.npy") as file:
+        with path.open("rb") as raw, ZipFile(raw) as archive, archive.open("arr.npy") as file:
             np.lib.format.read_magic(file)
             shape, _, _ = np.lib.format.read_array_header_1_0(file)
     except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
