@@ -172,6 +172,7 @@ def write_index(table: pa.Table, path: str) -> None:
         compression="zstd",
         row_group_size=ROWS_PER_GROUP,
         store_schema=True,
+        write_page_checksum=True,
     )
 
 
@@ -179,10 +180,14 @@ def read_index(store: Store, path: str, columns: Sequence[str] | None = None) ->
     """Columns of the index, or all of it; reads no byte of the other columns.
 
     Raises:
-        pyarrow.ArrowInvalid: it is not a Parquet file, or lacks a column.
+        pyarrow.ArrowException: it is not a Parquet file, is damaged, or lacks a column.
     """
-    source = pa.PythonFile(_StoreFile(store, path), mode="r")
-    file = pq.ParquetFile(source, pre_buffer=False)
+    return read_columns(pa.PythonFile(_StoreFile(store, path), mode="r"), columns)
+
+
+def read_columns(source: pa.NativeFile, columns: Sequence[str] | None = None) -> pa.Table:
+    """Columns of an index that is open, or all of it; as for `read_index`."""
+    file = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
     missing = set(columns or ()) - set(file.schema_arrow.names)
     if missing:
         raise pa.ArrowInvalid(f"columns {sorted(missing)} are missing")

@@ -26,6 +26,8 @@ class Family:
     """Whether a value of `requester_pays` can be served."""
     address: Callable[[str, Mapping[str, Any]], str] = lambda url, _: url
     """What the client calls the root."""
+    quoted: bool = False
+    """Whether the client wants paths as URLs quote them."""
 
 
 def family_of(scheme: str) -> Family:
@@ -146,6 +148,7 @@ FAMILIES = (
         open=_open_http,
         login="Pass storage_options={'headers': {'Authorization': ...}}, or a signed URL",
         pays="a web server bills nobody for what is read. Leave it out, or give the gs:// or s3:// URL.",
+        quoted=True,
     ),
     Family(
         name="Hugging Face Hub",
@@ -154,5 +157,6 @@ FAMILIES = (
         login="Log in with `hf auth login`, set HF_TOKEN, or pass storage_options={'token': ...}",
         pays="the Hub bills nobody for what is read. Leave it out.",
         address=_hub_address,
+        quoted=True,
     ),
 )

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from fsspec.implementations.http import HTTPFileSystem
 
@@ -79,13 +79,13 @@ class HubFiles(HTTPFileSystem):  # type: ignore[misc]  # fsspec is untyped to my
             revision=self._at["revision"],
         )
         return [
-            {"name": entry.path, "type": "file" if hasattr(entry, "size") else "directory"}
+            {"name": quote(entry.path), "type": "file" if hasattr(entry, "size") else "directory"}
             for entry in entries
         ]
 
     def _inside(self, url: str) -> str:
         revision = quote(self._at["revision"], safe="")
-        return url.partition(f"/resolve/{revision}")[2].strip("/")
+        return unquote(url.partition(f"/resolve/{revision}")[2].strip("/"))
 
 
 def hub_address(url: str, options: Mapping[str, Any]) -> str:
@@ -100,7 +100,7 @@ def hub_address(url: str, options: Mapping[str, Any]) -> str:
     at = _parse(url)
     endpoint = str(options.get("endpoint") or constants.ENDPOINT).rstrip("/")
     revision = quote(at["revision"], safe="")
-    return f"{endpoint}/{at['kind']}{at['name']}/resolve/{revision}{at['path']}".rstrip("/")
+    return f"{endpoint}/{at['kind']}{at['name']}/resolve/{revision}{quote(at['path'])}".rstrip("/")
 
 
 def _parse(url: str) -> dict[str, str]:

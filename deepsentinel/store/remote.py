@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
+from urllib.parse import quote, unquote
 
 from fsspec.asyn import sync
 
@@ -141,7 +142,7 @@ class RemoteStore:
             [found] = self._run([(prefix, lambda fs: fs._ls(f"{folder}/", detail=True))])  # noqa: SLF001
         except StoreNotFoundError:
             return []
-        return names_below(folder, found)
+        return names_below(folder, found, quoted=self._family.quoted)
 
     def write(self, path: str, data: bytes) -> None:
         """Write a whole file: afterwards there is the new one or, on an error, what was there."""
@@ -223,7 +224,8 @@ class RemoteStore:
 
     def _join(self, path: str) -> str:
         root = self._family.address(self._root, self._options)
-        return f"{root}/{path}{self._query}" if path else f"{root}{self._query}"
+        place = quote(path) if self._family.quoted else path
+        return f"{root}/{place}{self._query}" if path else f"{root}{self._query}"
 
     def _open(self) -> Any:
         return self._family.open(self._root, self._options, self._pays)
@@ -272,7 +274,7 @@ def _given_up(ours: StoreError, theirs: BaseException, clock: Clock) -> StoreErr
     return TransientError(f"{text}, {tried}. Try again later, or with a longer deadline.")
 
 
-def names_below(folder: str, found: Sequence[Any]) -> "builtins.list[str]":
+def names_below(folder: str, found: Sequence[Any], *, quoted: bool = False) -> "builtins.list[str]":
     """Names in a listing of fsspec's, as `Store.list` gives them."""
     names = set()
     here = folder.partition("://")[2] or folder
@@ -280,5 +282,6 @@ def names_below(folder: str, found: Sequence[Any]) -> "builtins.list[str]":
         whole = str(entry["name"]).partition("?")[0].rstrip("/")
         name = whole.rpartition("/")[2]
         if name and here != (whole.partition("://")[2] or whole):
+            name = unquote(name) if quoted else name
             names.add(f"{name}/" if entry["type"] == "directory" else name)
     return sorted(names)
