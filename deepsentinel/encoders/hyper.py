@@ -5,10 +5,10 @@ Modalities", arXiv 2403.15356; Wang et al., "Towards a Unified Copernicus Founda
 Vision", arXiv 2503.11849. The networks are torchgeo's. They read 224 x 224 px: patches are resized
 to that inside, and the map comes back at the caller's size, in cells of 16 px.
 
-Both saw one sensor at a time, so each sensor goes through the one network on its own, and vectors
-and maps are averaged over the sensors that saw something. What was not observed is its training
-mean; the kernels are always those of all bands, so that a band that a patch lacks and a band that
-nobody named are the same.
+They saw one sensor at a time, so each sensor goes through the one network on its own, and vectors
+and maps are averaged over the sensors that saw something; DOFA reads Sentinel-2 alone. What was not
+observed is its training mean. The kernels are always those of all bands, so that a band that a
+patch lacks and a band that nobody named are the same.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepsentinel.bands import S1_BANDS, S2_BANDS, S2_L1C_BANDS, Sensor
+from deepsentinel.bands import S1_BANDS, S2_L1C_BANDS, Sensor
 from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
 from deepsentinel.encoders.public import (
@@ -186,7 +186,10 @@ class CopernicusFMEncoder(HyperEncoder):
 
 
 class DOFAEncoder(HyperEncoder):
-    """DOFA for Sentinel-1 and Sentinel-2.
+    """DOFA for the nine bands of Sentinel-2 that it was trained on.
+
+    The authors give statistics of SatlasPretrain's 8-bit pictures. How those come from reflectance
+    is documented, how they come from dB is not, so that radar is left out.
 
     Args:
         width: D of tokens and embedding: 768 (base) or 1024 (large).
@@ -198,13 +201,13 @@ class DOFAEncoder(HyperEncoder):
         card: facts that the architecture cannot tell.
     """
 
-    BANDS: ClassVar[Mapping[Sensor, tuple[str, ...]]] = {"s1": S1_BANDS, "s2": S2_BANDS}
-    WAVELENGTHS_UM: ClassVar[Mapping[Sensor, tuple[float, ...]]] = {
-        "s1": (5.405, 5.405),
-        "s2": (0.443, 0.49, 0.56, 0.665, 0.705, 0.74, 0.783, 0.842, 0.865, 0.945, 1.61, 2.19),
+    BANDS: ClassVar[Mapping[Sensor, tuple[str, ...]]] = {
+        "s2": ("B04", "B03", "B02", "B05", "B06", "B07", "B08", "B11", "B12")
     }
-    """As the authors' README gives them; that of radar is its frequency in GHz there. B01, B8A and
-    B09, which pretraining lacked, by their centre wavelength."""
+    WAVELENGTHS_UM: ClassVar[Mapping[Sensor, tuple[float, ...]]] = {
+        "s2": (0.665, 0.56, 0.49, 0.705, 0.74, 0.783, 0.842, 1.61, 2.19)
+    }
+    """As the authors' README gives them, in the order of the bands."""
 
     def __init__(
         self,
@@ -223,7 +226,7 @@ class DOFAEncoder(HyperEncoder):
         super().__init__(
             width=width,
             stride=PATCH_SIZE,
-            scaling_name="standard",
+            scaling_name="dofa",
             check=check,
             empty=empty,
             card=card,

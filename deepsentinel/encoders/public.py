@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepsentinel.bands import Sensor
+from deepsentinel.bands import SENSORS, Sensor
 from deepsentinel.encoders import door
 from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
@@ -21,6 +21,7 @@ from deepsentinel.encoders.transformer import month_index, unit_sphere
 from deepsentinel.encoders.weights import load_strictly
 from deepsentinel.errors import UnknownNameError, UnusedInputError, nearest
 from deepsentinel.features import Features
+from deepsentinel.sample import IMAGE_KEYS, Batch
 
 Pyramid = tuple[Tensor, ...]
 Weights = Mapping[str, Any]
@@ -40,18 +41,22 @@ class Entry(Stem):
     """
 
     fill: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(self, facts: Scaling) -> None:
         pairs = zip(facts.shift, facts.scale, strict=True)
         super().__init__(facts.bands, dict(zip(facts.bands, pairs, strict=True)))
         self.register_buffer("fill", torch.tensor(facts.fill)[:, None, None])
-        self.clipped = facts.clipped
+        self.clipped = facts.limits is not None
+        for name, limit in zip(("low", "high"), facts.limits or (), strict=False):
+            self.register_buffer(name, torch.tensor(limit)[:, None, None])
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, bands, H, W) without NaN; what was not observed is the scaled training mean."""
         scaled = (values - self.mean) / self.std
         if self.clipped:
-            scaled = scaled.clamp(0, 1)
+            scaled = scaled.clamp(self.low, self.high)
         return torch.where(values.isfinite(), scaled, self.fill)
 
 
@@ -143,7 +148,8 @@ class PublicEncoder(PublishedEncoder):
         door.check_shapes(given)
         named = {"s1": s1_bands, "s2": s2_bands}
         names = {
-            s: door.used_bands(s, x.shape[1], named[s], self.BANDS[s]) for s, x in given.items()
+            s: door.used_bands(s, x.shape[1], named[s], self.BANDS.get(s, ()))
+            for s, x in given.items()
         }
         if not torch.compiler.is_compiling():
             self._check(given, _one_of(check or self.check, Check, "check"))
@@ -160,6 +166,18 @@ class PublicEncoder(PublishedEncoder):
             tuple(m.masked_fill(where, float("nan")) for m in maps),
             self.strides,
         )
+
+    def encode(
+        self, batch: Batch, *, month: int | Tensor | None = None, lonlat: Tensor | None = None
+    ) -> Features:
+        """Features of a batch as `deepsentinel.collate` makes it; sensors not read are left out.
+
+        Raises:
+            SampleError: the batch holds no sensor that the encoder reads.
+        """
+        unread = {IMAGE_KEYS[s] for s in SENSORS if s not in self.BANDS}
+        read: Batch = {k: x for k, x in batch.items() if k not in unread}
+        return super().encode(read, month=month, lonlat=lonlat)
 
     def load_published(self, published: Mapping[str, Weights], *, origin: str) -> Self:
         """Fill the network with published tensors, every key accounted for; eval mode.

@@ -30,6 +30,8 @@ class Scaling:
     """Training means in dB or reflectance: what stands for values that were not observed."""
     std: tuple[float, ...]
     """Standard deviations in the same units; not used by the rule `as-is`."""
+    ceiling: tuple[float, ...] = ()
+    """Where the weights saw pictures that saturate: reflectance beyond 0 and this is clipped."""
     rule: Rule
     """`standard`: (x - mean) / std. `unit`: mean - 2 std to 0, mean + 2 std to 1, clipped.
     `as-is`: dB or reflectance enter unchanged."""
@@ -57,9 +59,17 @@ class Scaling:
         return (0.5 if self.rule == "unit" else 0.0,) * len(self.bands)
 
     @property
-    def clipped(self) -> bool:
-        """Whether values are clipped to 0-1."""
-        return self.rule == "unit"
+    def limits(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Least and greatest scaled value of each band, where they are clipped."""
+        if self.rule == "unit":
+            return (0.0,) * len(self.bands), (1.0,) * len(self.bands)
+        if not self.ceiling:
+            return None
+        return self._scaled((0.0,) * len(self.bands)), self._scaled(self.ceiling)
+
+    def _scaled(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        each = zip(values, self.shift, self.scale, strict=True)
+        return tuple((x - shift) / scale for x, shift, scale in each)
 
 
 def _reflectance(*numbers: float) -> tuple[float, ...]:
@@ -102,6 +112,30 @@ def _l2a_and_b10() -> Scaling:
     return Scaling(bands=S2_L1C_BANDS, mean=mean, std=std, rule="as-is")
 
 
+_TRUE_COLOUR, _SIXTEEN_BIT = 0.3558, 0.816  # reflectance at 255 in ESA's TCI, and in DN // 32
+_DOFA_BANDS = ("B04", "B03", "B02", "B05", "B06", "B07", "B08", "B11", "B12")
+_DOFA_TOP = (_TRUE_COLOUR,) * 3 + (_SIXTEEN_BIT,) * 6
+_DOFA_MEAN = (
+    114.1099739, 114.81779093, 126.63977424, 84.33539309, 97.84789168, 103.94461911, 101.435633,
+    72.32804172, 56.66528851,
+)  # fmt: skip
+_DOFA_STD = (
+    77.84352553, 69.96844919, 67.42465279, 64.57022983, 61.72545487, 61.34187099, 60.29744676,
+    47.88519516, 42.55886798,
+)  # fmt: skip
+
+
+def _dofa() -> Scaling:
+    """8-bit pictures of SatlasPretrain in units of reflectance."""
+    return Scaling(
+        bands=_DOFA_BANDS,
+        mean=tuple(m * top / 255 for m, top in zip(_DOFA_MEAN, _DOFA_TOP, strict=True)),
+        std=tuple(s * top / 255 for s, top in zip(_DOFA_STD, _DOFA_TOP, strict=True)),
+        ceiling=_DOFA_TOP,
+        rule="standard",
+    )
+
+
 SCALINGS: dict[str, Mapping[Sensor, Scaling]] = {
     # SSL4EO-S12 pretraining code: S1 to 0-1 by mean and 2 std, Level-1C divided by 10000.
     "ssl4eo": {"s1": _s1("unit"), "s2": _l1c("as-is")},
@@ -113,6 +147,8 @@ SCALINGS: dict[str, Mapping[Sensor, Scaling]] = {
     "croma": {"s1": _s1("unit"), "s2": _l2a("unit")},
     # Copernicus-FM's pretraining code: standard scores, Level-1C.
     "copernicus-fm": {"s1": _s1("standard"), "s2": _l1c("standard")},
+    # DOFA's README on SatlasPretrain's pictures (its Normalization.md); radar's range is not told.
+    "dofa": {"s2": _dofa()},
     # Standard scores by the statistics of a dataset of the level that comes in.
     "standard": {"s1": _s1("standard"), "s2": _l2a("standard")},
 }

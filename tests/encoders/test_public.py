@@ -19,6 +19,7 @@ from deepsentinel.errors import (
     BackboneError,
     BandError,
     NothingObservedError,
+    SampleError,
     ShapeError,
     UnitsError,
     UnknownNameError,
@@ -34,7 +35,6 @@ BUILD: dict[str, Callable[[], PublicEncoder]] = {
     "resnet-mean": lambda: TwoTowerEncoder("resnet10t", fusion="mean", scaling="softcon"),
     "vit": lambda: TwoTowerEncoder("vit_tiny_patch16_224", scaling="softcon"),
     "croma": lambda: CROMAEncoder(width=32, depth=2),
-    "dofa": lambda: DOFAEncoder(width=32, depth=1, heads=2),
     "panopticon": lambda: PanopticonEncoder(attention_width=96, depth=1),
     "copernicus-fm": lambda: CopernicusFMEncoder(width=32, depth=1, heads=2),
 }
@@ -282,10 +282,30 @@ def test_croma_is_torchgeos_own(patches):
 @torch.inference_mode()
 def test_dofa_is_torchgeos_own():
     encoder = DOFAEncoder(width=32, depth=1, heads=2).eval()
-    s2 = torch.rand(1, 12, 224, 224)
-    waves = list(encoder.WAVELENGTHS_UM["s2"])
+    s2 = torch.rand(1, 9, 224, 224)
+    waves = [0.665, 0.56, 0.49, 0.705, 0.74, 0.783, 0.842, 1.61, 2.19]
     expected = encoder.net.forward_features(encoder.stems["s2"](s2), waves)
-    assert close(encoder(s2=s2).embedding, expected, 1e-5)
+    found = encoder(s2=s2, s2_bands=encoder.bands["s2"])
+    assert close(found.embedding, expected, 1e-5)
+
+
+@torch.inference_mode()
+def test_dofa_reads_sentinel_2_alone(patches, tmp_path):
+    encoder = DOFAEncoder(width=32, depth=1, heads=2).eval()
+    assert encoder.sensors == ("s2",)
+    features = encoder(s2=patches["s2"])
+    batch = {"image_s1": patches["s1"], "image_s2": patches["s2"]}
+    assert torch.equal(encoder.encode(batch).embedding, features.embedding)
+    with pytest.raises(BandError, match="of Sentinel-1 it uses nothing"):
+        encoder(**patches)
+    with pytest.raises(SampleError, match="no image"):
+        encoder.encode({"image_s1": patches["s1"]})
+    bright = encoder(s2=patches["s2"] * 0 + 0.9).embedding  # saturated, as in its pictures
+    assert close(bright, encoder(s2=patches["s2"] * 0 + 1.3).embedding)
+    encoder.save_pretrained(tmp_path)
+    assert torch.equal(
+        DOFAEncoder.from_pretrained(tmp_path)(s2=patches["s2"]).embedding, features.embedding
+    )
 
 
 @torch.inference_mode()
