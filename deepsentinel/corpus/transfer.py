@@ -1,6 +1,5 @@
 """Bringing a corpus, or the part of it that is wanted, to this machine: `download`."""
 
-import io
 import json
 import shutil
 import time
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from deepsentinel.bands import Sensor
 from deepsentinel.corpus.arrays import all_metadata, corpus_arrays, group_metadata, names_chunk
@@ -29,7 +27,7 @@ from deepsentinel.corpus.copying import (
     plan_copy,
 )
 from deepsentinel.corpus.format import DATA_PATH, INDEX_PATH, INFO_PATH, CorpusInfo, dump_json
-from deepsentinel.corpus.index import same_schema, write_index
+from deepsentinel.corpus.index import read_columns, same_schema, write_index
 from deepsentinel.corpus.journal import write_at
 from deepsentinel.corpus.parts import WORK, Workplace, damaged_places, opened
 from deepsentinel.corpus.read import load_info
@@ -269,11 +267,13 @@ class _Download:
     def _index(self, info: CorpusInfo) -> pa.Table:
         """The source's index, from what a predecessor kept of it where it did."""
         path = self.work.index_path
-        if not path.exists():
-            write_atomic(path, self.store.read(INDEX_PATH))
-        elif path.stat().st_size != self.store.size(INDEX_PATH):
-            raise _changed(self.root, self.store)
-        return load_table_of(path.read_bytes(), info, self.store)
+        if path.exists():
+            if path.stat().st_size != self.store.size(INDEX_PATH):
+                raise _changed(self.root, self.store)
+            return load_table_of(path.read_bytes(), info, self.store)
+        data, table = read_whole_index(self.store, info)
+        write_atomic(path, data)
+        return table
 
     def run(
         self, confirm: Callable[[TransferPlan], bool] | None, *, billed: bool
@@ -493,6 +493,20 @@ def metadata_files(table: pa.Table, info: CorpusInfo) -> Iterator[tuple[str, byt
     yield f"{DATA_PATH}/zarr.json", dump_json(group_metadata(info, rows))
 
 
+def read_whole_index(store: Store, info: CorpusInfo) -> tuple[bytes, pa.Table]:
+    """Bytes of an index and what they hold; damaged on the way, they are asked for once more.
+
+    Raises:
+        CorruptCorpusError: they are no index of such a corpus.
+    """
+    data = store.read(INDEX_PATH)
+    try:
+        return data, load_table_of(data, info, store)
+    except CorruptCorpusError:
+        data = store.read(INDEX_PATH)
+        return data, load_table_of(data, info, store)
+
+
 def load_table_of(data: bytes, info: CorpusInfo, store: Store) -> pa.Table:
     """The index that these bytes of a store hold.
 
@@ -500,8 +514,8 @@ def load_table_of(data: bytes, info: CorpusInfo, store: Store) -> pa.Table:
         CorruptCorpusError: they are no index of such a corpus.
     """
     try:
-        return same_schema(pq.read_table(io.BytesIO(data), use_threads=False), info)
-    except (pa.ArrowException, KeyError) as error:
+        return same_schema(read_columns(pa.BufferReader(data)), info)
+    except (pa.ArrowException, KeyError, OSError) as error:
         raise CorruptCorpusError(
             f"the index {store.url}/{INDEX_PATH} cannot be read: {error}. Restore the file from "
             "where the corpus came from."

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
@@ -35,6 +35,7 @@ from deepsentinel.corpus.shard import (
 from deepsentinel.errors import NotAuthorisedError, StoreError, TransientError
 from deepsentinel.store import LocalStore, Store, open_store
 
+T = TypeVar("T")
 _TOGETHER = 32
 """Patches that are fetched at once."""
 
@@ -156,16 +157,28 @@ class _Check:
             yield from self._compare_metadata(f"{DATA_PATH}/{path}", value)
 
     def _compare_metadata(self, path: str, wanted: dict[str, Any]) -> Iterator[Damage]:
-        try:
-            found = json.loads(self.store.read(path))
-        except (NotAuthorisedError, TransientError):
-            raise
-        except (StoreError, ValueError) as error:
-            yield Damage("", path, f"cannot be read: {error}")
-            return
-        if found != json.loads(json.dumps(wanted)) and not self.corpus.unfinished:
+        found = self._twice(lambda: json.loads(self.store.read(path)))
+        if isinstance(found, Exception):
+            yield Damage("", path, f"cannot be read: {found}")
+        elif found != json.loads(json.dumps(wanted)) and not self.corpus.unfinished:
             keys = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
             yield Damage("", path, f"differs from what {INFO_PATH} and the index ask for: {keys}")
+
+    def _twice(self, read: Callable[[], T]) -> T | Exception:
+        """What is read, or what is wrong with it; what is not on this machine is tried twice."""
+        try:
+            return read()
+        except (NotAuthorisedError, TransientError):
+            raise
+        except (StoreError, ChunkError, ValueError) as error:
+            if isinstance(self.store, LocalStore):
+                return error
+        try:
+            return read()
+        except (NotAuthorisedError, TransientError):
+            raise
+        except (StoreError, ChunkError, ValueError) as error:
+            return error
 
     def index(self) -> Iterator[Damage]:
         """Ids and rows are unique, and the shard follows from the row."""
@@ -196,20 +209,22 @@ class _Check:
         held = [p for p in places.tolist() if self.columns[f"{spec.name}_offset"][p] >= 0]
         if not held and not self.store.exists(path):
             return
+        ending = self._twice(lambda: self._ending(spec, path))
         table = None
-        try:
-            length = self.store.size(path)
-            tail = min(length, table_bytes(spec))
-            table = load_table(spec, self.store.read_range(path, length - tail, tail))
-        except (NotAuthorisedError, TransientError):
-            raise
-        except (StoreError, ChunkError) as error:
-            yield Damage("", path, str(error))
+        if isinstance(ending, Exception):
+            yield Damage("", path, str(ending))
         else:
+            table, length = ending
             yield from self._unused(spec, path, table, held, length)
         for place, data in self._fetched(spec, path, held):
             for reason in self._patch(spec, path, table, place, data):
                 yield Damage(self.ids[place], path, reason)
+
+    def _ending(self, spec: ArraySpec, path: str) -> tuple[NDArray[np.uint64], int]:
+        """The shard's own index, and the length of the file."""
+        length = self.store.size(path)
+        tail = min(length, table_bytes(spec))
+        return load_table(spec, self.store.read_range(path, length - tail, tail)), length
 
     def _fetched(
         self, spec: ArraySpec, path: str, held: list[int]
