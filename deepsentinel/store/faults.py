@@ -147,6 +147,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _status(error: BaseException) -> int | None:
     """HTTP status that an error of any client carries."""
+    if any(c.__name__ == "BadHttpMessage" for c in type(error).__mro__):
+        return None  # aiohttp says 400 of a body that broke off; no server did
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
