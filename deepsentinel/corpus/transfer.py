@@ -229,6 +229,44 @@ def download(
             run.work.leave()
 
 
+def complete(
+    root: str | Path,
+    src: str | Path | None = None,
+    *,
+    requester_pays: str | bool | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> TransferReport:
+    """See to it that a copy is all there: continue it, begin it, or find it complete.
+
+    What is complete is taken as it is, without a look at where it came from.
+
+    Args:
+        root: folder of the copy. If it was begun or made from `src`, then with the choice of
+            patches that was made then; else all of `src` is copied.
+        src: where from; `None` for where it was begun from.
+        requester_pays: as for `download`.
+        storage_options: as for `download`.
+
+    Raises:
+        StoreError: nothing says where from.
+        CorpusExistsError and others: as for `download`.
+    """
+    folder = local_folder(root)
+    records = (folder / WORK / "request.json", folder / RECORD_PATH)
+    record = next((json.loads(p.read_bytes()) for p in records if p.exists()), None)
+    if src is None and record is None:
+        raise StoreError(
+            f"{folder} does not say where it is a copy from: give the URL or folder, as in "
+            "download='gs://bucket/corpus'."
+        )
+    origin: str | Path = record["source"] if src is None and record else src or ""
+    access: dict[str, Any] = {"requester_pays": requester_pays, "storage_options": storage_options}
+    same = record is not None and record["source"] == open_store(named(origin), **access).url
+    if same and record is not None and "index" in record and (folder / INDEX_PATH).exists():
+        return _report_before(record, folder)  # without asking anybody
+    return download(origin, folder, **(record["selection"] if record and same else {}), **access)
+
+
 class _Download:
     """One run, from the index to the report."""
 
@@ -569,6 +607,11 @@ def _done_before(root: Path, store: Store, selection: Selection) -> TransferRepo
         )
     if int(record["index"].split("-")[0]) != store.size(INDEX_PATH):
         raise _changed(root, store)
+    return _report_before(record, root)
+
+
+def _report_before(record: Mapping[str, Any], root: Path) -> TransferReport:
+    """What a finished run reported, for one that finds its work done."""
     names = [f.name for f in fields(TransferReport)]
     facts = {k: record[k] for k in names} | {"wrong": tuple(Damage(**d) for d in record["wrong"])}
     before = replace(TransferReport(**facts), dest=str(root))

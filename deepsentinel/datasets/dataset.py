@@ -17,11 +17,12 @@ from deepsentinel.bands import SENSORS, Sensor
 from deepsentinel.corpus.format import CorpusInfo
 from deepsentinel.corpus.protocol import PatchSource
 from deepsentinel.corpus.read import open_corpus
+from deepsentinel.corpus.transfer import complete
 from deepsentinel.datasets.errors import CorpusDatasetNotFoundError, MissingRGBBandsError
 from deepsentinel.datasets.request import BandsLike, Clouds, Request, check_request
 from deepsentinel.datasets.samples import SampleReader
 from deepsentinel.datasets.transforms import RandomTransform
-from deepsentinel.errors import CorpusNotFoundError, LabelError, SampleError, StoreError
+from deepsentinel.errors import CorpusNotFoundError, LabelError, SampleError
 from deepsentinel.labels import Scheme
 from deepsentinel.sample import PatchMeta, Sample
 from deepsentinel.store import is_local
@@ -46,7 +47,9 @@ class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is u
         clouds: `"nan"` makes S2 not observed under clouds and shadows, where the corpus knows
             them; `"keep"` leaves S2 as it is and adds `cloud`.
         transforms: called with each sample; random ones inside `deepsentinel.datasets.transforms.Compose`.
-        download: not in this version; `deepsentinel.download` copies a corpus into a folder.
+        download: where to copy the corpus from into the folder `root` before it is opened, as
+            `deepsentinel.download` does; `True` continues or finds complete what was begun there.
+            `requester_pays` and `storage_options` then belong to that place.
         checksum: verify every stored chunk that is read; what comes over a network always is.
         requester_pays: who is billed for reading a bucket whose readers pay: the id of a Google
             Cloud project, or `True` on S3.
@@ -80,22 +83,21 @@ class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is u
         labels: Sequence[str] | None = None,
         clouds: Clouds = "nan",
         transforms: Callable[[Sample], Sample] | None = None,
-        download: bool = False,
+        download: bool | str = False,
         checksum: bool = False,
         requester_pays: bool | str | None = None,
         storage_options: Mapping[str, Any] | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
-        if download:
-            raise StoreError(
-                "download=True: root does not say from where. Copy the corpus into a folder with "
-                "deepsentinel.download(source, folder), and pass that folder as root."
-            )
         if isinstance(transforms, RandomTransform):
             raise SampleError(
                 f"{transforms!r} is random and needs a generator: pass "
                 f"transforms=Compose({transforms!r}, seed=...) from deepsentinel.datasets.transforms."
             )
+        if download:
+            source = None if download is True else download
+            complete(root, source, requester_pays=requester_pays, storage_options=storage_options)
+            requester_pays = storage_options = None
         self.split = split
         self.transforms = transforms
         self.corpus = _open(
