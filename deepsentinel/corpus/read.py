@@ -698,6 +698,9 @@ def _no_corpus(store: Store, path: str) -> CorpusNotFoundError:
 
 
 def count_splits(table: pa.Table) -> dict[str, int]:
-    """Patches in each split of an index."""
+    """Patches in each split of an index: train, val and test first, then others by name."""
     splits = _split_codes(table["split"])
-    return {name: int((splits.codes == k).sum()) for k, name in enumerate(splits.names)}
+    counts = {name: int((splits.codes == k).sum()) for k, name in enumerate(splits.names)}
+    usual = ("train", "val", "test")
+    order = sorted(counts, key=lambda name: (name not in usual, (*usual, name).index(name), name))
+    return {name: counts[name] for name in order}
