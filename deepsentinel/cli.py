@@ -492,20 +492,32 @@ def encoders(
         str | None, typer.Argument(help="Show the whole card of this encoder.", show_default=False)
     ] = None,
     *,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch its weights for work without a network.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """The encoders that can be loaded by name: bands, size, licence; or one card.
 
-    Example: [bold]deepsentinel encoders deepsentinel-nano[/]
+    Example: [bold]deepsentinel encoders galileo-nano --download[/]
     """
-    from deepsentinel.zoo.load import list_encoders
+    from deepsentinel.zoo.load import download_encoder, list_encoders
+    from deepsentinel.zoo.table import facts
 
     cards = {card.name: card for card in list_encoders()}
     if name is not None and name not in cards:
         raise EncoderNotFoundError(f"there is no encoder {name!r}. {nearest(name, cards)}")
-    if as_json:
-        found = [c.to_json() for c in cards.values()] if name is None else cards[name].to_json()
-        _print_json(found)
+    if download:
+        if name is None:
+            raise EncoderNotFoundError(f"--download needs a name. {nearest('', cards)}")
+        files = {key: str(path) for key, path in download_encoder(name).items()}
+        if as_json:
+            _print_json({"name": name, "files": files})
+            return
+        for path in files.values():
+            out.print(f"{path}: verified", markup=False, highlight=False, soft_wrap=True)
+    elif as_json:
+        _print_json([facts(c) for c in cards.values()] if name is None else facts(cards[name]))
     elif name is not None:
         out.print(Markdown(_without_front_matter(cards[name].to_markdown())))
     else:

@@ -126,6 +126,10 @@ class TrainingError(DeepSentinelError, RuntimeError):
     """Training cannot go on: a loss that is not finite, a target that does not fit the model."""
 
 
+class ExportError(DeepSentinelError, RuntimeError):
+    """A network that cannot be written as a graph with the sizes that were asked for."""
+
+
 class MissingExtraError(DeepSentinelError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
 

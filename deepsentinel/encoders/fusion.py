@@ -248,6 +248,11 @@ class FusionEncoder(Pretrained):
         )
         return features
 
+    @property
+    def export_min(self) -> int:
+        """Pixels a side from which a graph of any size works."""
+        return max(self.towers.divisor, 32) + 1  # layers below the deepest map count too
+
     def _due(self, check: Check, given: Mapping[Sensor, Tensor]) -> bool:
         device = next(iter(given.values())).device
         first = device.type == "cpu" or device not in self._checked

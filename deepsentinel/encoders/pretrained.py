@@ -22,7 +22,7 @@ from deepsentinel.encoders.config import (
     write_config,
 )
 from deepsentinel.encoders.door import Check, Empty
-from deepsentinel.encoders.export import Exportable
+from deepsentinel.encoders.export import Exportable, Format, export_graph
 from deepsentinel.encoders.hub import Access, fetch_folder, parse_repository, publish
 from deepsentinel.encoders.measure import macs_per_px
 from deepsentinel.encoders.weights import load_strictly, read_weights, write_weights
@@ -84,6 +84,49 @@ class Pretrained(nn.Module, ABC):
     def exportable(self) -> Exportable:
         """A module of tensors only, for `torch.export`; month and location as where not given."""
         return Exportable(self)
+
+    @property
+    def export_min(self) -> int:
+        """Pixels a side from which a graph of any size works."""
+        return 33
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        format: Format = "onnx",  # noqa: A002 - torch's and numpy's word too
+        size: tuple[int, int] | None = None,
+    ) -> Path:
+        """Write the encoder as one graph for other runtimes, normalisation and NaN handling inside.
+
+        Its inputs are `s1` and `s2`, float32 (B, bands, H, W) in dB and reflectance, with the bands
+        of `encoder.bands` in that order; NaN is not observed and an absent sensor is all NaN. Its
+        outputs are `embedding` and `map_0`, `map_1`, ..., fine to coarse; a patch that was observed
+        nowhere gives NaN. Month and place are as where they are not given.
+
+        Args:
+            path: of the file, such as `encoder.onnx`, or `encoder.pt2` for `torch.export.load`.
+            format: `"onnx"` (needs the extra `onnx`) or `"torch"`.
+            size: (H, W) of a graph of one size, for backbones that cannot be traced with free ones
+                (Swin) and patches smaller than `export_min`; any size from there up if `None`. The
+                number of patches is always free.
+
+        Returns:
+            The path.
+
+        Raises:
+            ExportError: the network cannot be traced with free height and width.
+            MissingExtraError: the packages for ONNX are not installed.
+        """
+        return export_graph(
+            self.exportable(),
+            path,
+            form=format,
+            bands=self.bands,
+            least=self.export_min,
+            size=size,
+            facts={"name": self.card.name, "sha256": self.card.sha256},
+        )
 
     def save_pretrained(
         self, folder: str | Path, *, card: Card | None = None, dtype: torch.dtype = torch.float32

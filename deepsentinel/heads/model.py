@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from deepsentinel.bands import SENSORS
 from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.config import CONFIG_FILE, KINDS
+from deepsentinel.encoders.export import Format, export_graph
 from deepsentinel.encoders.hub import Access, publish
 from deepsentinel.encoders.pretrained import encoder_class, located
 from deepsentinel.errors import (
@@ -147,6 +148,39 @@ class Model(nn.Module, Generic[P]):
         """
         return write_model(folder, self.config(), self.state_dict())
 
+    def export(
+        self,
+        path: str | Path,
+        *,
+        format: Format = "onnx",  # noqa: A002 - as of encoders
+        size: tuple[int, int] | None = None,
+    ) -> Path:
+        """Write the model as one graph for other runtimes, normalisation and NaN handling inside.
+
+        Inputs are those of `encoder.export`; outputs are `logits` and `probabilities`.
+
+        Args:
+            path: of the file, such as `model.onnx`, or `model.pt2` for `torch.export.load`.
+            format: `"onnx"` (needs the extra `onnx`) or `"torch"`.
+            size: (H, W) of a graph of one size; any size if `None`, where the network allows it.
+
+        Returns:
+            The path.
+
+        Raises:
+            ExportError: the network cannot be traced with free height and width.
+            MissingExtraError: the packages for ONNX are not installed.
+        """
+        return export_graph(
+            ExportableModel(self),
+            path,
+            form=format,
+            bands=self.encoder.bands,
+            least=getattr(self.encoder, "export_min", 33),
+            size=size,
+            facts={"task": self.task, "classes": list(self.class_names)},
+        )
+
     def push_to_hub(
         self,
         name: str,
@@ -210,6 +244,32 @@ class Model(nn.Module, Generic[P]):
                 "Open it with deepsentinel.load_model."
             )
         return model
+
+
+class ExportableModel(nn.Module):
+    """A model as `torch.export` and other runtimes want it: tensors in, a tuple of tensors out."""
+
+    outputs = ("logits", "probabilities")
+
+    def __init__(self, model: "Model[Any]") -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, s1: Tensor | None, s2: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits and probabilities, as in the model's prediction."""
+        encoder: Any = self.model.encoder
+        features = encoder(
+            s1,
+            s2,
+            s1_bands=encoder.bands.get("s1"),
+            s2_bands=encoder.bands.get("s2"),
+            check="never",
+            empty="nan",
+        )
+        given = s1 if s1 is not None else s2
+        assert given is not None  # noqa: S101 - the encoder has refused to see nothing
+        found = self.model.head.decode(self.model.head(features, given.shape[-2:]))
+        return found.logits, found.probabilities
 
 
 def load_model(

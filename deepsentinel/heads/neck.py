@@ -8,6 +8,7 @@ fills the right and lower border by repetition, and never stretches a map to a s
 from collections.abc import Sequence
 from math import log2
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +23,7 @@ def cells(size: int, stride: int) -> int:
         >>> cells(61, 4), cells(64, 16)
         (16, 4)
     """
-    return -(-size // stride)
+    return (size + stride - 1) // stride
 
 
 def extend(maps: Tensor, height: int, width: int) -> Tensor:
@@ -33,6 +34,10 @@ def extend(maps: Tensor, height: int, width: int) -> Tensor:
         >>> extend(torch.arange(4.0).reshape(1, 1, 2, 2), 1, 3).tolist()
         [[[[0.0, 1.0, 1.0]]]]
     """
+    if torch.compiler.is_compiling():  # a slice would put bounds on a symbolic size
+        rows = torch.arange(height, device=maps.device).clamp_max(maps.shape[-2] - 1)
+        columns = torch.arange(width, device=maps.device).clamp_max(maps.shape[-1] - 1)
+        return maps.index_select(-2, rows).index_select(-1, columns)
     maps = maps[..., :height, :width]
     below, right = height - maps.shape[-2], width - maps.shape[-1]
     return F.pad(maps, (0, right, 0, below), mode="replicate") if below or right else maps
