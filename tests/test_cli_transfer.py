@@ -48,6 +48,8 @@ def test_upload_verify_and_info_take_urls(corpus: Path, tmp_path: Path) -> None:
     assert "all sound" in run("verify", url).stdout
     assert "bytes in all" in run("info", url).stdout
     assert run("download", url, tmp_path / "copy").exit_code == 0
+    assert run("stats", url, "--json").stdout == run("stats", corpus, "--json").stdout
+    assert run("plot", url, 0, "--out", tmp_path / "patch.png").exit_code == 0
 
 
 def test_billed_and_large_transfers_are_asked_about(

@@ -83,6 +83,14 @@ def test_the_rows_say_what_is_known_and_what_is_not() -> None:
         catalogue_row("DEMO_unlabelled").location("amazon")
 
 
+def test_the_guide_states_the_same_facts() -> None:
+    page = Path(__file__).parents[2] / "docs" / "download.md"
+    rows = [line for line in page.read_text("utf-8").splitlines() if line.startswith("| `")]
+    for row in list_catalogue():
+        cells = (f"`{row.name}`", row.patches, " ".join(row.labels), row.area, row.dates)
+        assert "| " + " | ".join(map(str, cells)).replace("|  |", "| |") + " |" in rows
+
+
 def test_a_folder_of_that_name_goes_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert named("DEMO_unlabelled") == "gs://deepsentinel/DEMO_unlabelled"

@@ -18,7 +18,7 @@ from deepsentinel.errors import (
     StoreError,
 )
 
-SERVERS = ("http_server", "gcs", "s3", "azure")
+SERVERS = ("http_server", "gcs", "s3", "azure", "hub_server")
 
 
 def access(cloud: Any, *, pays: bool = False) -> dict[str, Any]:
