@@ -36,6 +36,8 @@ _NETWORK_CLASSES = (
     "HTTPClientError",
     "IncompleteRead",
     "IncompleteReadError",
+    "DecodeError",  # azure: a listing that broke off
+    "JSONDecodeError",  # the same of any client
     "RequestException",  # requests
     "ServerDisconnectedError",
     "ServiceRequestError",  # azure

@@ -207,3 +207,10 @@ def _gate(
     yield gate
     _gates.remove(gate)
     gate.close()
+
+
+@pytest.fixture(params=CLOUDS)
+def cloud(request: pytest.FixtureRequest) -> Cloud:
+    """Each cloud in turn."""
+    found: Cloud = request.getfixturevalue(request.param)
+    return found

@@ -92,6 +92,8 @@ class Fault:
 
     def concerns(self, request: Request) -> bool:
         """Whether it happens to this request."""
+        if self.kind in BODIES and request.method == "HEAD":
+            return False
         left = self.times is None or self.times > 0
         wanted = self.match in request.path and request.method in self.methods
         return left and wanted and (not self.ranges_only or request.range is not None)
