@@ -50,7 +50,6 @@ out = Console()
 err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
-CorpusPath = Annotated[Path, typer.Argument(help="Folder of a corpus.", show_default=False)]
 CorpusRoot = Annotated[
     str,
     typer.Argument(
@@ -294,7 +293,7 @@ def info(
 
 @app.command()
 def stats(
-    corpus: CorpusPath,
+    corpus: CorpusRoot,
     *,
     split: Split = None,
     max_patches: Annotated[
@@ -302,6 +301,8 @@ def stats(
         typer.Option(help="Read at most so many, drawn by the seed.", show_default=False),
     ] = None,
     seed: Seed = 0,
+    requester_pays: Payer = None,
+    storage_option: ClientOptions = None,
     as_json: Json = False,
 ) -> None:
     """Per band: mean, spread, percentiles, share not observed; and patches that look offset.
@@ -311,10 +312,9 @@ def stats(
     from deepsentinel.corpus.read import open_corpus
     from deepsentinel.corpus.stats import corpus_stats
 
+    opened = open_corpus(corpus, **_access(requester_pays, storage_option))
     with _progress("reading", quiet=as_json) as step:
-        found = corpus_stats(
-            open_corpus(corpus), split=split, max_patches=max_patches, seed=seed, progress=step
-        )
+        found = corpus_stats(opened, split=split, max_patches=max_patches, seed=seed, progress=step)
     if as_json:
         _print_json(found.to_json())
         return
@@ -455,7 +455,7 @@ def upload(
 
 @app.command()
 def plot(
-    corpus: CorpusPath,
+    corpus: CorpusRoot,
     patch_id: Annotated[str, typer.Argument(metavar="ID", help="Id of a patch, or its number.")],
     *,
     path: Annotated[
@@ -469,6 +469,8 @@ def plot(
             show_default=False,
         ),
     ] = None,
+    requester_pays: Payer = None,
+    storage_option: ClientOptions = None,
 ) -> None:
     """Draw one patch: true colour, radar composite, mask or boxes.
 
@@ -476,9 +478,10 @@ def plot(
     """
     from deepsentinel.datasets.dataset import DeepSentinelDataset
 
-    facts = DeepSentinelDataset(corpus, split=None, labels=()).info
+    access = _access(requester_pays, storage_option)
+    facts = DeepSentinelDataset(corpus, split=None, labels=(), **access).info
     masks = [spec.name for spec in facts.labels if spec.kind == "mask"]
-    dataset = DeepSentinelDataset(corpus, split=None, labels=tuple(label or masks[:1]))
+    dataset = DeepSentinelDataset(corpus, split=None, labels=tuple(label or masks[:1]), **access)
     sample = dataset[_place(dataset.corpus, patch_id)]
     target = path or Path(f"{sample['meta'].id.replace('/', '_')}.png")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -534,7 +537,7 @@ def encoders(
 
 @app.command()
 def finetune(
-    corpus: CorpusPath,
+    corpus: CorpusRoot,
     *,
     task: Annotated[Task, typer.Option(help="What to train.")] = Task.segmentation,
     label: Annotated[
@@ -557,6 +560,8 @@ def finetune(
     out_dir: Annotated[
         Path, typer.Option("--out", help="Folder of checkpoints and scores.")
     ] = Path("finetune"),
+    requester_pays: Payer = None,
+    storage_option: ClientOptions = None,
     as_json: Json = False,
 ) -> None:
     """Train a head, and the encoder unless frozen, on the train split; score it on test.
@@ -574,9 +579,10 @@ def finetune(
     from deepsentinel.zoo.load import load_encoder
 
     asked = check_sensors(tuple(part.strip() for part in sensors.split(",")))
-    spec = pick_label(DeepSentinelDataset(corpus, None, labels=()).info, task, label)
+    access = _access(requester_pays, storage_option)
+    spec = pick_label(DeepSentinelDataset(corpus, None, labels=(), **access).info, task, label)
     train, val, test = (
-        DeepSentinelDataset(corpus, split, sensors=asked, labels=(spec.name,))
+        DeepSentinelDataset(corpus, split, sensors=asked, labels=(spec.name,), **access)
         for split in ("train", "val", "test")
     )
     pretrained = load_encoder(encoder)
