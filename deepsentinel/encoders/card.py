@@ -149,7 +149,7 @@ def _usage(card: Card) -> str:
         return ""
     calls = {
         "s1": f"s1 = torch.full((1, {len(card.bands.get('s1', ()))}, 64, 64), -12.0)  # dB",
-        "s2": f"s2 = torch.full((1, {len(card.bands.get('s2', ()))}, 64, 64), 0.1)  # reflectance",
+        "s2": f"s2 = torch.full((1, {len(card.bands.get('s2', ()))}, 64, 64), 0.05)  # reflectance",
     }
     given = [f'{s}={s}, {s}_bands=encoder.bands["{s}"]' for s in card.sensors]
     lines = ["import torch", "import deepsentinel", ""]

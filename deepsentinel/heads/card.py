@@ -43,7 +43,7 @@ def _summary(card: Card, config: Mapping[str, Any]) -> str:
 def _usage(name: str, card: Card) -> str:
     if not card.sensors:
         return ""
-    level = {"s1": "-12.0)  # dB", "s2": "0.1)  # reflectance"}
+    level = {"s1": "-12.0)  # dB", "s2": "0.05)  # reflectance"}
     lines = ["import torch", "import deepsentinel", ""]
     lines += [f'model = deepsentinel.load_model("{name}")']
     lines += [

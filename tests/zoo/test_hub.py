@@ -57,6 +57,8 @@ def test_publish_then_load_by_name_and_commit(published, hub: Hub) -> None:
     stored = hub.repositories["models", NAME].commits[commit]
     assert set(stored) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
     text = stored["README.md"].decode()
+    snippet = text.partition("```python\n")[2].partition("```")[0]
+    exec(compile(snippet, "README.md", "exec"), {})  # noqa: S102 - our own card's
     assert text.startswith("---\nlibrary_name: deepsentinel\nlicense: mit\n")
     assert f'load_encoder("{NAME}")' in text
 
@@ -105,6 +107,22 @@ def test_one_bad_answer_heals(published, site: Cloud, kind: str) -> None:
     site.fault(kind, match="model.safetensors")
     assert same(encoder, load_encoder(NAME))
     assert [r.fault for r in site.gets if "safetensors" in r.path].count(kind) == 1
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(
+    published, site: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    encoder, _ = published
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**14)  # what is kept when it breaks off
+    site.fault("cut", match="model.safetensors")
+    assert same(encoder, load_encoder(NAME))
+    whole, rest = (r for r in site.gets if "safetensors" in r.path)
+    assert "range" not in whole.headers
+    assert rest.headers["range"].startswith("bytes=")
+    assert rest.headers["range"] != "bytes=0-"
+    assert rest.status == 206
 
 
 def test_a_server_that_always_corrupts_is_refused(published, site: Cloud) -> None:
