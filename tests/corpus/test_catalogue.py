@@ -13,6 +13,7 @@ from deepsentinel.corpus.convert import convert
 from deepsentinel.corpus.read import Corpus, open_corpus
 from deepsentinel.errors import (
     CorpusNotFoundError,
+    NotAuthorisedError,
     RequesterPaysError,
     SourceError,
     UnknownNameError,
@@ -133,6 +134,18 @@ def test_a_name_opens_the_bucket_and_who_pays_is_asked(
     access = {"requester_pays": "my-project", "storage_options": gcs.storage_options}
     same(open_corpus(row.name, **access), open_corpus(samples))
     assert convert(row.name, tmp_path / "corpus", **access).converted == 3
+
+
+def test_a_network_that_fails_is_no_reason_to_leave_samples_out(
+    http_server, samples: Path, tmp_path: Path
+) -> None:
+    root = http_server.put_folder(samples, tmp_path.name)
+    same(open_corpus(root), open_corpus(samples))
+    with http_server.fault("403", times=None, match="2_GEE"), pytest.raises(NotAuthorisedError):
+        convert(root, tmp_path / "corpus")
+    with http_server.fault("404", times=None, match="2_GEE", methods=("GET", "HEAD")):
+        report = convert(root, tmp_path / "corpus")
+    assert (report.converted, len(report.skipped)) == (2, 1)
 
 
 def test_paths_of_a_store_are_like_those_of_a_disk(samples: Path, url: str) -> None:

@@ -15,13 +15,14 @@ baseline offset existed; a sample of 2022 or later says nothing about its offset
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
@@ -42,7 +43,7 @@ from deepsentinel.corpus.sources.base import (
     SourceOptions,
 )
 from deepsentinel.corpus.sources.files import crs_name, read_json, subfolders, time_in_name
-from deepsentinel.errors import LabelError, SourceError
+from deepsentinel.errors import LabelError, NotAuthorisedError, SourceError, TransientError
 from deepsentinel.labels import scheme
 from deepsentinel.labels.osm import osm_boxes, osm_mask, osm_multilabel
 
@@ -54,6 +55,9 @@ _NAME = re.compile(
 _BANDS: Final = {"GEE": S2_BANDS, "DL": S2_L1C_BANDS}
 _NO_CORINE: Final = (45, 46, 47)
 """Grid codes of the project's rasters for no data and unclassified; 0 and 48 are CORINE's own."""
+_AT_ONCE: Final = 16
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 _OFFSET_SINCE: Final = datetime(2022, 1, 25, tzinfo=UTC)
 BOX_CLASSES: Final = (
     "energy",
@@ -107,7 +111,8 @@ class DeepSentinelLayout:
 
     @cached_property
     def _samples(self) -> list[_Sample]:
-        return [s for folder in (self._path, *subfolders(self._path)) for s in _samples(folder)]
+        folders = (self._path, *subfolders(self._path))
+        return [sample for found in self._each(_samples, folders) for sample in found]
 
     @cached_property
     def facts(self) -> SourceFacts:
@@ -136,14 +141,23 @@ class DeepSentinelLayout:
 
     def scenes(self) -> list[Scene]:
         """One scene a sample and origin, by folder and name."""
-        self._skipped = []
-        found: list[Scene] = []
-        for sample in self._samples:
-            try:
-                found.append(self._scene(sample))
-            except SourceError as error:
-                self._skipped.append(Skipped(name=sample.name, reason=str(error)))
-        return found
+        outcomes = self._each(self._try, self._samples)
+        self._skipped = [skipped for _, left_out in outcomes for skipped in left_out]
+        return [scene for scene, _ in outcomes if scene is not None]
+
+    def _try(self, sample: _Sample) -> tuple[Scene | None, list[Skipped]]:
+        left_out: list[Skipped] = []
+        try:
+            return self._scene(sample, left_out), left_out
+        except SourceError as error:
+            return None, [*left_out, Skipped(name=sample.name, reason=str(error))]
+
+    def _each(self, function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
+        """The function of each, in order; many at once where each is a request or more."""
+        if _is_local(self._path):
+            return [function(item) for item in items]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(function, items))
 
     def load(self, scene: Scene) -> ScenePixels:
         """Pixels of one sample."""
@@ -163,7 +177,7 @@ class DeepSentinelLayout:
                 rasters["osm"] = osm_mask(features, transform, scene.grid.shape, crs=crs)
         return ScenePixels(s1=s1, s2=s2, rasters=rasters)
 
-    def _scene(self, sample: _Sample) -> Scene:
+    def _scene(self, sample: _Sample, left_out: list[Skipped]) -> Scene:
         files = sample.files
         shape = _shape(files.get("S2arr") or files["S1arr"])
         meta = {**_facts(files, "tile"), **_facts(files, "meta")}
@@ -175,7 +189,7 @@ class DeepSentinelLayout:
         if "S1arr" in files and usable:
             record = _radar_facts(record, meta | _facts(files, "S1meta"))
         elif "S1arr" in files:
-            self._skipped.append(
+            left_out.append(
                 Skipped(
                     name=f"{sample.name} S1",
                     reason="8-bit backscatter, and its mapping to dB is not published",
@@ -187,6 +201,10 @@ class DeepSentinelLayout:
         if "OSMFC" in files:
             record = replace(record, labels=_osm_labels(files["OSMFC"], grid))
         return Scene(record=record, grid=grid, files={**files, "origin": sample.origin})
+
+
+def _is_local(path: object) -> bool:
+    return isinstance(path, Path)
 
 
 def _parts(file: Path) -> re.Match[str] | None:
@@ -271,6 +289,8 @@ def _array(path: Path) -> NDArray[Any]:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:  # one request
             return np.asarray(file["arr"])
+    except (NotAuthorisedError, TransientError):
+        raise  # that says nothing about the sample
     except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
         raise SourceError(f"{path} is no readable array `arr` ({error}).") from error
 
@@ -281,7 +301,11 @@ def _shape(path: Path) -> tuple[int, int]:
         with path.open("rb") as raw, ZipFile(raw) as archive, archive.open("arr.npy") as file:
             np.lib.format.read_magic(file)
             shape, _, _ = np.lib.format.read_array_header_1_0(file)
+    except (NotAuthorisedError, TransientError):
+        raise
     except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
+        if isinstance(error.__context__, NotAuthorisedError | TransientError):
+            raise error.__context__ from None  # zipfile takes every fault for a broken file
         raise SourceError(f"{path} is no readable array `arr` ({error}).") from error
     if len(shape) != 3:
         raise SourceError(f"{path} has shape {shape}; expected (H, W, bands).")

@@ -16,7 +16,7 @@ from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from deepsentinel.corpus.sources.base import Grid
-from deepsentinel.errors import SourceError
+from deepsentinel.errors import NotAuthorisedError, SourceError, TransientError
 
 _COMPACT_TIME = re.compile(r"(\d{8})T(\d{6})")
 
@@ -84,6 +84,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+    except (NotAuthorisedError, TransientError):
+        raise  # that says nothing about the file
     except (OSError, ValueError) as error:
         raise SourceError(f"{path} is no readable JSON ({_first_line(error)}).") from error
     if not isinstance(value, dict):
