@@ -168,8 +168,8 @@ class CopernicusFMEncoder(HyperEncoder):
     def _positions(self, extras: Extras) -> Tensor:
         net, like = self.net, self.net.pos_embed
         area = net.get_area_pos_embed(like.new_tensor([self.TOKEN_KM2]).float(), self._width)
-        # Views, because a bare parameter as the input of a layer upsets torch's FLOP counter.
-        coordinates, time = (x.expand(1, 1, -1) for x in (net.coord_token, net.time_token))
+        # Copies, because a bare parameter as the input of a layer upsets torch's FLOP counter.
+        coordinates, time = net.coord_token.clone(), net.time_token.clone()
         if extras.lonlat is not None:
             lon, lat = extras.lonlat.float().unbind(1)
             coordinates = net.get_coord_pos_embed(lon, lat, self._width).to(like.dtype)

@@ -100,7 +100,8 @@ class PanopticonEncoder(PublicEncoder):
         sequences = squares.permute(0, 2, 1, 3).flatten(0, 1)
         keys = attendable(seen)
         hidden = None if keys is None else (~keys)[:, None].expand(-1, N, -1).flatten(0, 1)
-        query = embed.chnfus.query.expand(sequences.shape[0], -1, -1)
+        # A copy, because a view of a parameter as a layer's input upsets torch's FLOP counter.
+        query = embed.chnfus.query.clone().expand(sequences.shape[0], -1, -1)
         mixed = embed.chnfus.xattn(query, sequences, sequences, key_padding_mask=hidden)
         tokens: Tensor = embed.proj(mixed.reshape(B, N, width))
         return tokens

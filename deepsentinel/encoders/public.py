@@ -3,6 +3,8 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
@@ -19,7 +21,7 @@ from deepsentinel.encoders.scaling import Scaling, scaling
 from deepsentinel.encoders.stems import Exact, Stem, place
 from deepsentinel.encoders.transformer import month_index, unit_sphere
 from deepsentinel.encoders.weights import load_strictly
-from deepsentinel.errors import UnknownNameError, UnusedInputError, nearest
+from deepsentinel.errors import UnknownNameError, UnusedInputError, WeightsError, nearest
 from deepsentinel.features import Features
 from deepsentinel.sample import IMAGE_KEYS, Batch
 
@@ -362,6 +364,25 @@ def tokens_to_map(tokens: Tensor, side: int) -> Tensor:
     """
     channels_first = tokens.transpose(1, 2).contiguous()
     return channels_first.view(*channels_first.shape[:2], side, side)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a published file, groups flattened; nothing in it is executed.
+
+    Raises:
+        WeightsError: it is damaged, or holds more than tensors.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, EOFError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise WeightsError(
+            f"{path.name} is no file of tensors that can be trusted: {reason}"
+        ) from error
+    tensors = flat(found) if isinstance(found, Mapping) else {}
+    if not tensors or not all(isinstance(x, Tensor) for x in tensors.values()):
+        raise WeightsError(f"{path.name} holds a {type(found).__name__}; expected tensors by name.")
+    return tensors
 
 
 def flat(weights: Weights, prefix: str = "") -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.galileo_card import NANO
 from deepsentinel.encoders.presto_card import CARD as PRESTO
+from deepsentinel.zoo.torchgeo_rows import TORCHGEO
 
 if TYPE_CHECKING:
     from deepsentinel.encoders.door import Check, Empty
@@ -99,4 +100,5 @@ ROWS: tuple[Shipped | Row, ...] = (
     ),
     Row(card=NANO, build=_galileo, options={"patch_size": 8, "window": None}),
     Row(card=PRESTO, build=_presto, options={"stride": 1}),
+    *(Row(card=row.card, build=row.build, options=row.options) for row in TORCHGEO),
 )
