@@ -20,6 +20,7 @@ _PUBLIC: dict[str, str] = {
     "Segmenter": "deepsentinel.heads.segmentation",
     "collate": "deepsentinel.sample",
     "convert": "deepsentinel.corpus.convert",
+    "download": "deepsentinel.corpus.transfer",
     "finetune": "deepsentinel.training.finetune",
     "list_encoders": "deepsentinel.zoo.load",
     "load_encoder": "deepsentinel.zoo.load",
@@ -39,6 +40,7 @@ __all__ = [
     "__version__",
     "collate",
     "convert",
+    "download",
     "finetune",
     "list_encoders",
     "load_encoder",
@@ -48,6 +50,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from deepsentinel.corpus.convert import convert
+    from deepsentinel.corpus.transfer import download
     from deepsentinel.corpus.verify import verify
     from deepsentinel.datasets.datamodule import DeepSentinelDataModule
     from deepsentinel.datasets.dataset import DeepSentinelDataset
