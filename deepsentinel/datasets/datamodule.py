@@ -1,7 +1,8 @@
 """`DeepSentinelDataModule`: loaders of a corpus for Lightning, repeatable to the sample."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -12,6 +13,7 @@ from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.datasets.request import BandsLike, Clouds
 from deepsentinel.datasets.transforms import Compose
 from deepsentinel.sample import Batch, Sample, collate
+from deepsentinel.store import Options
 
 LIGHTNING_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
@@ -62,17 +64,20 @@ class DeepSentinelDataModule(LightningDataModule):  # type: ignore[misc]  # ligh
     nor on what ran before. The last, smaller batch of an epoch is kept.
 
     Args:
-        root: folder of the corpus.
+        root: folder or URL of the corpus.
         batch_size: patches a batch.
         num_workers: worker processes a loader; 0 reads in the main process.
         seed: decides shuffling and whatever else draws in workers.
         train_transforms: for the train split only; random ones inside `Compose`.
         eval_transforms: for val and test, such as `CenterCrop`.
-        sensors: as `DeepSentinelDataset` takes it; so are `bands`, `labels`, `clouds`, `checksum`.
+        sensors: as `DeepSentinelDataset` takes it; so are those that follow.
         bands: see there.
         labels: see there.
         clouds: see there.
         checksum: see there.
+        requester_pays: see there.
+        storage_options: see there.
+        cache_dir: see there.
 
     Example:
         >>> import tempfile
@@ -99,6 +104,9 @@ class DeepSentinelDataModule(LightningDataModule):  # type: ignore[misc]  # ligh
         labels: Sequence[str] | None = None,
         clouds: Clouds = "nan",
         checksum: bool = False,
+        requester_pays: bool | str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        cache_dir: str | Path | None = None,
     ) -> None:
         super().__init__()
         self.root = root
@@ -112,6 +120,9 @@ class DeepSentinelDataModule(LightningDataModule):  # type: ignore[misc]  # ligh
         self.labels = labels
         self.clouds = clouds
         self.checksum = checksum
+        self.requester_pays = requester_pays
+        self.storage_options = Options(storage_options)  # whose repr and pickle hold no secret
+        self.cache_dir = cache_dir
         self.datasets: dict[str, DeepSentinelDataset] = {}
 
     def setup(self, stage: str) -> None:
@@ -130,6 +141,9 @@ class DeepSentinelDataModule(LightningDataModule):  # type: ignore[misc]  # ligh
                 labels=self.labels,
                 clouds=self.clouds,
                 checksum=self.checksum,
+                requester_pays=self.requester_pays,
+                storage_options=self.storage_options,
+                cache_dir=self.cache_dir,
                 transforms=self.train_transforms if split == "train" else self.eval_transforms,
             )
         return self.datasets[split]

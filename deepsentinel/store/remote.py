@@ -168,7 +168,7 @@ class RemoteStore:
             data: bytes = await fs._cat_file(where, start=start, end=start + size)  # noqa: SLF001
             if len(data) == size:
                 return data
-            there = (await fs._info(where)).get("size")  # noqa: SLF001
+            there = await _length(fs, where)
             short = f"asked for {size} bytes from {start}, found {len(data)}"
             if there is not None and there < start + size:  # no try will bring more
                 raise StoreError(f"{self._name(path)} is truncated: {short}; the file has {there}.")
@@ -263,6 +263,15 @@ async def _together(
             return await asyncio.wait_for(job(fs), patience)
 
     return await asyncio.gather(*(one(job) for job in jobs), return_exceptions=True)
+
+
+async def _length(fs: Any, where: str) -> int | None:
+    """Length of a file, if its server tells it now: the caller knows that something is wrong."""
+    try:
+        found: int | None = (await fs._info(where)).get("size")  # noqa: SLF001
+    except Exception:  # noqa: BLE001 - of any client's class; the caller tries again anyway
+        return None
+    return found
 
 
 def _given_up(ours: StoreError, theirs: BaseException, clock: Clock) -> StoreError:

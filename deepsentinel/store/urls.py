@@ -52,7 +52,8 @@ def open_store(
         >>> open_store("gs://bucket/corpus", requester_pays="my-project")
         RemoteStore('gs://bucket/corpus', requester_pays='my-project', options={})
     """
-    options = Options(storage_options)
+    given = storage_options
+    options = given if isinstance(given, Options) else Options(given)
     store = _origin(root, requester_pays, options, retry)
     if cache_dir is None:
         return store

@@ -1,5 +1,7 @@
 """`DeepSentinelDataModule`: the same order and draws whatever the number of workers."""
 
+import pickle
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -8,6 +10,7 @@ from torchgeo.transforms import AppendNDVI
 
 from deepsentinel import DeepSentinelDataModule
 from deepsentinel.datasets.datamodule import ShuffledSampler
+from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.datasets.transforms import (
     CenterCrop,
     Compose,
@@ -16,7 +19,8 @@ from deepsentinel.datasets.transforms import (
     Speckle,
     ToTorchgeo,
 )
-from deepsentinel.errors import LabelError
+from deepsentinel.errors import LabelError, StoreError
+from deepsentinel.store import open_store
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -171,3 +175,21 @@ def test_a_torchgeo_transform_and_kornia_work_on_a_batch(synthetic_root):
     flip = K.AugmentationSequential(K.RandomHorizontalFlip(p=1.0), data_keys=None)
     flipped = flip(rasters)
     assert all(torch.equal(flipped[k], rasters[k].flip(-1)) for k in rasters)
+
+
+def test_a_remote_corpus(tmp_path):
+    root = write_synthetic_corpus(tmp_path / "c", patches=12, patch_size=32)
+    url = f"memory://{tmp_path.name}/datamodule"
+    there = open_store(url)
+    for file in (f for f in root.rglob("*") if f.is_file()):
+        there.write(file.relative_to(root).as_posix(), file.read_bytes())
+    near, far = (DeepSentinelDataModule(r, batch_size=4) for r in (root, url))
+    for left, right in zip(near.train_dataloader(), far.train_dataloader(), strict=True):
+        assert torch.equal(left["image_s2"], right["image_s2"])
+    data = DeepSentinelDataModule(
+        "az://c/x", requester_pays="me", storage_options={"account_key": "a-secret-key"}
+    )
+    assert b"a-secret-key" not in pickle.dumps(data.storage_options)
+    assert "a-secret-key" not in repr(data.storage_options)
+    with pytest.raises(StoreError, match="Azure has no requester pays"):
+        data.setup("fit")
