@@ -13,6 +13,7 @@ _PUBLIC: dict[str, str] = {
     "Classifier": "deepsentinel.heads.classification",
     "DeepSentinelDataModule": "deepsentinel.datasets.datamodule",
     "DeepSentinelDataset": "deepsentinel.datasets.dataset",
+    "DeepSentinelStream": "deepsentinel.datasets.stream",
     "Encoder": "deepsentinel.features",
     "Features": "deepsentinel.features",
     "FusionEncoder": "deepsentinel.encoders.fusion",
@@ -32,6 +33,7 @@ __all__ = [
     "Classifier",
     "DeepSentinelDataModule",
     "DeepSentinelDataset",
+    "DeepSentinelStream",
     "Encoder",
     "Features",
     "FusionEncoder",
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from deepsentinel.corpus.verify import verify
     from deepsentinel.datasets.datamodule import DeepSentinelDataModule
     from deepsentinel.datasets.dataset import DeepSentinelDataset
+    from deepsentinel.datasets.stream import DeepSentinelStream
     from deepsentinel.encoders.fusion import FusionEncoder
     from deepsentinel.features import Encoder, Features, Prediction
     from deepsentinel.heads.classification import Classifier
