@@ -567,3 +567,27 @@ def test_threads_end_with_the_iteration(root):
     for thread in ours:
         thread.join(timeout=10)
         assert not thread.is_alive()
+
+
+# ------------------------------------------------------------------ over a network
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_over_http_it_is_the_same_and_nothing_comes_twice(root, http_server, workers):
+    url = http_server.put_folder(root, f"stream-{workers}")
+    expected = ids(DeepSentinelStream(root, buffer=32))
+    stream = DeepSentinelStream(url, buffer=32)
+    loader = DataLoader(stream, batch_size=None, num_workers=workers)
+    opened = len(http_server.gets)
+    found = ids(loader)
+    assert sorted(found) == sorted(expected)
+    assert workers or found == expected
+    ranges = [
+        (r.path, *map(int, r.headers.get("range").removeprefix("bytes=").split("-")))
+        for r in http_server.gets[opened:]
+        if "data.zarr" in r.path
+    ]
+    moved = sum(last - first + 1 for _, first, last in ranges)
+    patches = stream.dataset.rows
+    assert moved == stream.dataset.corpus.stored_bytes(patches).sum()
+    assert len(ranges) < TRAIN  # fewer than one a patch, where random access takes two
