@@ -153,7 +153,8 @@ def _without_nan(value: Any) -> Any:
 def _rows(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold")
     for place, name in enumerate(header):
-        table.add_column(name, justify="left" if place == 0 else "right", overflow="fold")
+        first = place == 0
+        table.add_column(name, justify="left" if first else "right", no_wrap=first)
     for row in rows:
         table.add_row(*(_cell(v) for v in row))
     return table

@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from deepsentinel.bands import S2_BANDS
@@ -37,6 +39,9 @@ SMALLER = {"dims": (32, 64, 128, 256), "depths": (2, 2, 6, 2)}
 """ConvNeXt-atto made smaller: 15 times the pixels per CPU-second of the teacher, and more."""
 SIZES = (20, 60, 120)
 """Labels of the few-shot probe."""
+SPLITS = 24
+RANDOM_TWINS = 3
+"""Networks of the same architecture with random weights, whose mean score is the control."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,25 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--score-only", action="store_true", help="score the encoder in OUT again")
     args = parser.parse_args()
     work = args.work or args.out.with_name(args.out.name + "-work")
     corpora = {s.name: corpus(s, args.data, work) for s in SOURCES}
     teacher = GalileoEncoder.from_weights(args.data / "weights/galileo-nano/encoder.pt").eval()
+    if args.score_only:
+        encoder = FusionEncoder.from_pretrained(args.out)
+        scores = measure(encoder, teacher, corpora["scene"], seed=args.seed)
+        encoder.card = replace(encoder.card, scores=scores)
+    else:
+        encoder = trained(teacher, corpora, args)
+    encoder.save_pretrained(args.out, dtype=torch.float16)
+    print(f"saved {args.out}")
+
+
+def trained(
+    teacher: GalileoEncoder, corpora: dict[str, Path], args: argparse.Namespace
+) -> FusionEncoder:
+    """The encoder, distilled and scored, with its card."""
     generator = torch.Generator().manual_seed(args.seed)
     crops = {
         s.name: with_teacher(teacher, brightened(cut(corpora[s.name]), generator)) for s in SOURCES
@@ -92,8 +112,7 @@ def main() -> None:
     minutes = (time.perf_counter() - started) / 60
     scores = measure(encoder.eval(), teacher, corpora["scene"], seed=args.seed)
     encoder.card = card(encoder, scores, args, crops, minutes)
-    encoder.save_pretrained(args.out, dtype=torch.float16)
-    print(f"saved {args.out} after {minutes:.1f} minutes of training")
+    return encoder
 
 
 def corpus(source: Source, data: Path, work: Path) -> Path:
@@ -252,31 +271,20 @@ def measure(
     """Few-shot probes on the held-out blocks, beside the controls and the teacher."""
     test = DeepSentinelDataset(root, "test")
     found = embed(encoder, test)
+    randoms = [embed(encoder.reinitialised(i).eval(), test).vectors for i in range(RANDOM_TWINS)]
     vectors = {
-        "deepsentinel-nano": found.vectors,
-        "random": embed(encoder.reinitialised(seed).eval(), test).vectors,
-        "band_stats": band_statistics(test).vectors,
-        "galileo-nano": embed(teacher, test).vectors,
+        "deepsentinel-nano": [found.vectors],
+        "random": randoms,
+        "band_stats": [band_statistics(test).vectors],
+        "galileo-nano": [embed(teacher, test).vectors],
     }
     blocks = spatial_blocks(found.lonlat, block_km=5.0)
-    table = {
-        name: fewshot_probe(x, found.labels, blocks, sizes=SIZES, multilabel=True, seed=seed)
-        for name, x in vectors.items()
-    }
+    table = {name: few_shot(xs, found.labels, blocks, seed=seed) for name, xs in vectors.items()}
     for name, scores in table.items():
-        gain = {s: scores[s] - table["random"][s] for s in SIZES}
-        print(
-            f"{name:>18}",
-            "  ".join(
-                f"{s}: {scores[s].mean():.3f} (over random {gain[s].mean():+.3f} "
-                f"+- {gain[s].std(ddof=1) / math.sqrt(len(gain[s])):.3f})"
-                for s in SIZES
-            ),
-            flush=True,
-        )
+        print(f"{name:>18}", *(gain(scores[s], table["random"][s], s) for s in SIZES), flush=True)
     return tuple(
         Score(
-            task=f"BigEarthNet scene T34VER, held-out blocks, probe on {size} labels, 8 splits",
+            task=f"BigEarthNet scene T34VER, held-out blocks, probe on {size} labels, {SPLITS} splits",
             metric="micro mAP",
             value=round(float(table["deepsentinel-nano"][size].mean()), 4),
             sensors="s2",
@@ -287,6 +295,24 @@ def measure(
         )
         for size in SIZES
     )
+
+
+def few_shot(
+    xs: list[NDArray[np.float32]], y: NDArray[np.int64], blocks: NDArray[np.intp], *, seed: int
+) -> dict[int, NDArray[np.float64]]:
+    """Scores by number of labels over splits that are the same for all, mean over the `xs`."""
+    each = [
+        fewshot_probe(x, y, blocks, sizes=SIZES, splits=SPLITS, multilabel=True, seed=seed)
+        for x in xs
+    ]
+    return {size: np.mean([scores[size] for scores in each], axis=0) for size in SIZES}
+
+
+def gain(scores: NDArray[np.float64], random: NDArray[np.float64], size: int) -> str:
+    """Mean score, and how far above random weights, paired by split, with its standard error."""
+    above = scores - random
+    error = above.std(ddof=1) / math.sqrt(len(above))
+    return f" {size}: {scores.mean():.3f} ({above.mean():+.3f} +- {error:.3f})"
 
 
 def card(

@@ -96,7 +96,7 @@ ROWS: tuple[Shipped | Row, ...] = (
     Shipped(
         name="deepsentinel-nano",
         folder=_WEIGHTS / "deepsentinel-nano",
-        sha256="0" * 64,
+        sha256="f2c1c8972013efec9b7dfb7bfbe9107a65614acdae986a5bae838ee4c9892f1e",
     ),
     Row(card=NANO, build=_galileo, options={"patch_size": 8, "window": None}),
     Row(card=PRESTO, build=_presto, options={"stride": 1}),
