@@ -260,6 +260,38 @@ def test_galileo_comes_from_the_hub(
     assert torch.equal(encoder(s1=s1).embedding, local(s1=s1).embedding)
 
 
+@pytest.mark.parametrize("name", ["resnet50-decur", "vit-small-softcon"])
+@torch.inference_mode()
+def test_public_rows_come_from_the_hub(
+    name: str, site: Cloud, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random tensors of the published shapes; a prefix of the hash pins one, nothing the other."""
+    from dataclasses import replace
+
+    from deepsentinel.zoo import load
+    from tests.zoo.twins import PUBLIC, write_files
+
+    row, files = write_files(PUBLIC[name], tmp_path)
+    sources = {}
+    for key, source in row.card.sources.items():
+        commit = hub.put(source.repository, {source.path: files[key].read_bytes()})
+        sources[key] = replace(source, revision=commit)
+    monkeypatch.setattr(load, "ROWS", (replace(row, card=replace(row.card, sources=sources)),))
+    site.fault("flip", match=sources["s2"].path)
+    encoder = load_encoder(name)
+    tensors = torch.load(files["s2"], weights_only=True)
+    found = encoder.state_dict()
+    shared = [k for k in tensors if f"towers.s2.net.{k}" in found]
+    assert len(shared) > 100
+    assert all(torch.equal(found[f"towers.s2.net.{k}"], tensors[k]) for k in shared)
+    assert len([r for r in site.gets if sources["s2"].path in r.path]) == 2  # healed once
+    site.forget()
+    s2 = torch.rand(1, 12, 64, 64) * 0.3
+    again = load_encoder(name, local_files_only=True)
+    assert torch.equal(again(s2=s2).embedding, encoder(s2=s2).embedding)
+    assert site.log == []
+
+
 def test_environment_is_that_of_every_hub_user(
     published, site: Cloud, tmp_path: Path, run_python: Callable[..., str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Rows of published encoders: local files, options, cards, saving."""
+"""Rows of published encoders: local files, options, cards."""
 
 from pathlib import Path
 
@@ -31,20 +31,6 @@ def test_a_card_says_what_the_loaded_encoder_is(weights: dict[str, Path], name: 
     assert loaded.card == listed
     assert not loaded.training
     assert loaded.card.inputs.keys() == {"month", "lonlat"}
-
-
-@pytest.mark.parametrize("name", OURS)
-@torch.inference_mode()
-def test_saved_and_opened_is_the_same(weights: dict[str, Path], name: str, tmp_path: Path) -> None:
-    encoder = load_encoder(name, weights=weights[name], empty="nan")
-    encoder.save_pretrained(tmp_path)
-    opened = load_encoder(tmp_path)
-    assert type(opened) is type(encoder)
-    assert opened.card == encoder.card
-    assert opened.card.sources == encoder.card.sources
-    s2 = torch.rand(1, 12, 16, 16) * 0.3
-    for a, b in zip(encoder(s2=s2, month=2).maps, opened(s2=s2, month=2).maps, strict=True):
-        assert torch.equal(a, b)
 
 
 def test_options_of_a_row(weights: dict[str, Path]) -> None:
