@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deepsentinel.corpus.format import CorpusInfo, LabelSpec
+from deepsentinel.corpus.format import CorpusInfo, LabelSpec, dump_json
 from deepsentinel.corpus.patch import LabelValue, PatchRecord
 from deepsentinel.errors import LabelError
 from deepsentinel.store import Store
@@ -54,6 +55,9 @@ _GEO = {
     "columns": {"geometry": {"encoding": "WKB", "geometry_types": []}},
 }
 """No `crs`: the default of GeoParquet is longitude, latitude on WGS 84 (OGC:CRS84)."""
+_INFO_CRC = "deepsentinel.corpus_json.crc32c"
+DESCRIPTIVE = {"name", "version", "licence", "citation", "description", "count", "splits"}
+"""Facts that may change while the patches stay what they are."""
 ROWS_PER_GROUP = 65_536
 
 
@@ -77,7 +81,24 @@ def index_schema(info: CorpusInfo) -> pa.Schema:
             )
         columns[spec.name] = _LABEL_TYPES[spec.kind]
     columns["geometry"] = pa.binary()
-    return pa.schema(list(columns.items()), metadata={"geo": json.dumps(_GEO)})
+    metadata = {"geo": json.dumps(_GEO), _INFO_CRC: info_crc(info.to_json())}
+    return pa.schema(list(columns.items()), metadata=metadata)
+
+
+def info_crc(value: Mapping[str, Any]) -> str:
+    """Checksum of what `corpus.json` says, but for texts and counts, which may change.
+
+    Args:
+        value: the parsed file, with keys that this version may not know.
+    """
+    facts = {key: fact for key, fact in value.items() if key not in DESCRIPTIVE}
+    return f"{google_crc32c.value(dump_json(facts)):08x}"
+
+
+def stated_info_crc(schema: pa.Schema) -> str | None:
+    """Checksum of `corpus.json` that an index states; `None` where it states none."""
+    found = (schema.metadata or {}).get(_INFO_CRC.encode())
+    return None if found is None else str(found.decode())
 
 
 def record_columns(info: CorpusInfo) -> tuple[str, ...]:

@@ -26,7 +26,14 @@ from deepsentinel.corpus.format import (
     WORK_PATH,
     CorpusInfo,
 )
-from deepsentinel.corpus.index import read_columns, read_index, record_columns, row_record
+from deepsentinel.corpus.index import (
+    info_crc,
+    read_columns,
+    read_index,
+    record_columns,
+    row_record,
+    stated_info_crc,
+)
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
 from deepsentinel.corpus.protocol import Bands, PatchSource
 from deepsentinel.corpus.shard import ChunkError, decode_frame, split_patch
@@ -42,7 +49,7 @@ from deepsentinel.errors import (
     UnknownNameError,
     nearest,
 )
-from deepsentinel.store import Span, Store, is_local, open_store, pinned
+from deepsentinel.store import LocalStore, Span, Store, is_local, open_store, pinned
 
 _scratch = threading.local()
 
@@ -65,10 +72,11 @@ def open_corpus(
     Raises:
         CorpusNotFoundError: there is neither.
         CorpusError: it has a format that this version cannot read.
+        StoreError: it cannot be reached; or `cache_dir` for a folder of the layout.
     """
     place = named(root)
     if _may_be_layout(place):
-        layout = _layout(place, requester_pays, storage_options)
+        layout = _layout(place, requester_pays, storage_options, cache_dir)
         if layout is not None:
             return layout
     try:
@@ -81,7 +89,7 @@ def open_corpus(
         )
     except CorpusNotFoundError:
         is_url = "://" in str(place)
-        layout = _layout(place, requester_pays, storage_options) if is_url else None
+        layout = _layout(place, requester_pays, storage_options, cache_dir) if is_url else None
         if layout is None:
             raise
         return layout
@@ -91,8 +99,13 @@ def _layout(
     root: str | Path,
     requester_pays: bool | str | None,  # noqa: FBT001 - the two ways in which buckets bill
     storage_options: Mapping[str, Any] | None,
+    cache_dir: str | Path | None,
 ) -> PatchSource | None:
-    """The samples at a place, if it holds some in the original DeepSentinel layout."""
+    """The samples at a place, if it holds some in the original DeepSentinel layout.
+
+    Raises:
+        StoreError: a cache is asked for, which only a corpus can fill.
+    """
     from deepsentinel.corpus.source_corpus import SourceCorpus
     from deepsentinel.corpus.sources import source_path
     from deepsentinel.corpus.sources.deepsentinel import DeepSentinelLayout
@@ -100,6 +113,12 @@ def _layout(
     path = source_path(root, requester_pays=requester_pays, storage_options=storage_options)
     if not DeepSentinelLayout.detect(path):
         return None
+    if cache_dir is not None:
+        raise StoreError(
+            f"cache_dir={str(cache_dir)!r} cannot serve {root}, which is in the original DeepSentinel "
+            "layout and has no checksums that a cache could be held to. Leave cache_dir out, or "
+            "make a corpus of it first: `deepsentinel convert`."
+        )
     return SourceCorpus(path, kind=DeepSentinelLayout.KIND)
 
 
@@ -169,7 +188,9 @@ class Corpus:
             storage_options=storage_options,
             cache_dir=cache_dir,
         )
-        self._static = load_info(self._store)
+        self._static = load_info(
+            self._store, index_crc=self._stated_crc if self._checksum else None
+        )
         self._arrays = corpus_arrays(self._static)
         self._patches = pinned(self._store, INDEX_PATH)  # a corpus that changes has another index
         _ = self._places  # an index that cannot be read is an error here, not in some worker
@@ -561,6 +582,10 @@ class Corpus:
             self.__dict__.pop("_index_bytes", None)  # damaged on its way, perhaps: once more
             return read_columns(pa.BufferReader(self._index_bytes), columns)
 
+    def _stated_crc(self) -> str | None:
+        """What the index says of `corpus.json`."""
+        return stated_info_crc(self._read_index([]).schema)
+
     def _read_index(self, columns: list[str] | None) -> pa.Table:
         try:
             return self._read_columns(columns)
@@ -666,13 +691,17 @@ def to_physical(sensor: Sensor, codes: NDArray[Any], out: NDArray[np.float32]) -
         out *= np.float32(S1_SCALE)
 
 
-def load_info(store: Store) -> CorpusInfo:
-    """`corpus.json` of the corpus in a store.
+def load_info(store: Store, *, index_crc: Callable[[], str | None] | None = None) -> CorpusInfo:
+    """`corpus.json` of the corpus in a store; read again if it came damaged over a network.
+
+    Args:
+        store: where the corpus lies.
+        index_crc: gives the checksum that the index states of it, if it states one.
 
     Raises:
         CorpusNotFoundError: there is none; what is there is listed.
         CorpusError: it has another format version.
-        CorruptCorpusError: it is not JSON.
+        CorruptCorpusError: it is not JSON, or not what the index was written for.
     """
     try:
         data = store.read(INFO_PATH)
@@ -680,10 +709,27 @@ def load_info(store: Store) -> CorpusInfo:
         raise _no_corpus(store, INFO_PATH) from error
     if not store.exists(INDEX_PATH):
         raise _no_corpus(store, INDEX_PATH)
+    stated = None if index_crc is None else index_crc()
+    try:
+        return _parse_info(store, data, stated)
+    except CorruptCorpusError:
+        if isinstance(store, LocalStore):
+            raise
+        return _parse_info(store, store.read(INFO_PATH), stated)
+
+
+def _parse_info(store: Store, data: bytes, stated: str | None) -> CorpusInfo:
+    """The facts in these bytes of a store."""
+    place = f"{store.url}/{INFO_PATH}"
     try:
         value = json.loads(data)
     except ValueError as error:
-        raise CorruptCorpusError(f"{store.url}/{INFO_PATH} is not JSON: {error}.") from error
+        raise CorruptCorpusError(f"{place} is not JSON: {error}.") from error
+    if stated is not None and info_crc(value) != stated:
+        raise CorruptCorpusError(
+            f"{place} is not what the index was written for: checksum (crc32c) {info_crc(value)}, "
+            f"the index states {stated}. Restore the file from where the corpus came from."
+        )
     return CorpusInfo.from_json(value)
 
 

@@ -22,6 +22,7 @@ from deepsentinel.corpus.format import (
     PATCHES_PER_SHARD,
     CorpusInfo,
 )
+from deepsentinel.corpus.index import stated_info_crc
 from deepsentinel.corpus.read import Corpus, load_info
 from deepsentinel.corpus.shard import (
     CRC_BYTES,
@@ -32,7 +33,7 @@ from deepsentinel.corpus.shard import (
     split_patch,
     table_bytes,
 )
-from deepsentinel.errors import NotAuthorisedError, StoreError, TransientError
+from deepsentinel.errors import CorruptCorpusError, NotAuthorisedError, StoreError, TransientError
 from deepsentinel.store import LocalStore, Store, open_store
 
 T = TypeVar("T")
@@ -125,6 +126,7 @@ class _Check:
         self.corpus = corpus
         self.store = store
         self.info: CorpusInfo = corpus.info
+        self.schema = corpus.index.schema
         self.arrays = corpus_arrays(corpus.info)
         names = [n for n in corpus.index.column_names if n.endswith(("_offset", "_size", "_gaps"))]
         self.columns = {n: _filled(corpus.index[n]) for n in names if n != "boa_offset"}
@@ -134,7 +136,11 @@ class _Check:
 
     def facts(self) -> Iterator[Damage]:
         """Counts in `corpus.json` against the index; an unfinished corpus may lag behind."""
-        stated = load_info(self.store)
+        try:
+            stated = load_info(self.store, index_crc=lambda: stated_info_crc(self.schema))
+        except CorruptCorpusError as error:
+            yield Damage("", INFO_PATH, str(error))
+            return
         if self.corpus.unfinished:
             return
         if (stated.count, dict(stated.splits)) != (self.info.count, dict(self.info.splits)):

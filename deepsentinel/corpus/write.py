@@ -32,7 +32,14 @@ from deepsentinel.corpus.format import (
     CorpusInfo,
     dump_json,
 )
-from deepsentinel.corpus.index import read_index, record_row, rows_table, same_schema, write_index
+from deepsentinel.corpus.index import (
+    DESCRIPTIVE,
+    read_index,
+    record_row,
+    rows_table,
+    same_schema,
+    write_index,
+)
 from deepsentinel.corpus.journal import Journal, WriterLock
 from deepsentinel.corpus.part import Place, ShardPart, next_shard_row
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
@@ -43,7 +50,6 @@ from deepsentinel.store.local import replacing, write_atomic
 
 _EVERY_SHARD_UNTIL = 64
 """Up to so many shards the index is written after each, then after every further 1/64 of them."""
-_DESCRIPTIVE = {"name", "version", "licence", "citation", "description", "count", "splits"}
 
 
 class CorpusWriter:
@@ -195,7 +201,7 @@ class CorpusWriter:
 
     def _check_same(self, there: CorpusInfo) -> None:
         ours, theirs = self._info.to_json(), there.to_json()
-        differing = [k for k in ours if k not in _DESCRIPTIVE and ours[k] != theirs[k]]
+        differing = [k for k in ours if k not in DESCRIPTIVE and ours[k] != theirs[k]]
         if differing:
             found = "; ".join(f"{k}: there {theirs[k]!r}, asked {ours[k]!r}" for k in differing)
             raise CorpusExistsError(

@@ -16,6 +16,7 @@ from deepsentinel.errors import (
     NotAuthorisedError,
     RequesterPaysError,
     SourceError,
+    StoreError,
     UnknownNameError,
 )
 from deepsentinel.store import open_store
@@ -104,6 +105,12 @@ def test_the_layout_reads_alike_from_a_store(samples: Path, url: str) -> None:
     same(remote, open_corpus(samples))
     same(pickle.loads(pickle.dumps(remote)), open_corpus(samples))  # noqa: S301
     assert remote.url == url
+
+
+def test_the_layout_has_no_cache(samples: Path, url: str, tmp_path: Path) -> None:
+    for root in (samples, url):
+        with pytest.raises(StoreError, match=r"cache_dir=.*original DeepSentinel layout.*convert"):
+            open_corpus(root, cache_dir=tmp_path / "cache")
 
 
 def test_it_converts_from_a_store(samples: Path, url: str, tmp_path: Path) -> None:

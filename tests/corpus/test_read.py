@@ -5,12 +5,14 @@ import threading
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from deepsentinel.corpus.codes import S1_NOT_OBSERVED
 from deepsentinel.corpus.format import CorpusInfo, dump_json
+from deepsentinel.corpus.index import info_crc, stated_info_crc
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
-from deepsentinel.corpus.read import Corpus, open_corpus
+from deepsentinel.corpus.read import Corpus, load_info, open_corpus
 from deepsentinel.corpus.write import CorpusWriter
 from deepsentinel.errors import (
     BandError,
@@ -20,6 +22,7 @@ from deepsentinel.errors import (
     SplitError,
     UnknownNameError,
 )
+from deepsentinel.store import open_store
 
 
 def same(got, wanted):
@@ -184,6 +187,48 @@ def test_files_that_are_not_what_they_should_be(tiny_corpus):
     (tiny_corpus / "corpus.json").write_text("{")
     with pytest.raises(CorruptCorpusError, match=r"not JSON"):
         Corpus(tiny_corpus)
+
+
+class Damaging:
+    """A store that gives another `corpus.json` the first few times."""
+
+    def __init__(self, store, times):
+        self.store, self.times, self.url = store, times, store.url
+
+    def read(self, path):
+        data = self.store.read(path)
+        if path == "corpus.json" and self.times:
+            self.times -= 1
+            return data.replace(b'"B03"', b'"B05"')
+        return data
+
+    def exists(self, path):
+        return self.store.exists(path)
+
+
+def test_facts_are_held_to_the_index(tiny_corpus, info):
+    crc = stated_info_crc(pq.read_schema(tiny_corpus / "index.parquet"))
+    assert crc == info_crc(info.to_json())
+    here = load_info(open_store(tiny_corpus))
+    once = Damaging(open_store(tiny_corpus), times=1)
+    assert load_info(once, index_crc=lambda: crc) == here
+    always = Damaging(open_store(tiny_corpus), times=2)
+    with pytest.raises(CorruptCorpusError, match=r"corpus.json is not what the index was written"):
+        load_info(always, index_crc=lambda: crc)
+    path = tiny_corpus / "corpus.json"
+    path.write_bytes(dump_json({**here.to_json(), "licence": "CC0-1.0"}))
+    assert Corpus(tiny_corpus, checksum=True).info.licence == "CC0-1.0"
+    path.write_bytes(dump_json({**here.to_json(), "resolution_m": 20}))
+    with pytest.raises(CorruptCorpusError, match=r"the index states"):
+        Corpus(tiny_corpus, checksum=True)
+
+
+def test_an_index_of_an_earlier_writer_states_nothing(tiny_corpus):
+    path = tiny_corpus / "index.parquet"
+    table = pq.read_table(path)
+    geo = {b"geo": table.schema.metadata[b"geo"]}
+    pq.write_table(table.replace_schema_metadata(geo), path)
+    assert len(Corpus(tiny_corpus, checksum=True)) == len(table)
 
 
 def damage(path, place, bit=0x10):

@@ -77,6 +77,10 @@ def test_counts_and_metadata(tiny_corpus):
     (damage,) = verify(tiny_corpus).bad
     assert damage.shard == "corpus.json"
     assert "states 13 patches" in damage.reason
+    path.write_text(whole.replace('"resolution_m": 10', '"resolution_m": 20'))
+    (damage,) = verify(tiny_corpus).bad
+    assert damage.shard == "corpus.json"
+    assert "not what the index was written for" in damage.reason
     path.write_text(whole)
     array = tiny_corpus / "data.zarr" / "s2" / "zarr.json"
     value = json.loads(array.read_text())

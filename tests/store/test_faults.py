@@ -228,10 +228,6 @@ def test_damage_on_opening(cloud: Cloud, local_root: Path, file: str, kind: str)
     here = Corpus(local_root)
     cloud.fault(kind, match=file, ranges_only=True)
     with bounded():
-        if (file, kind) == ("corpus.json", "flip"):  # it has no checksum: this byte ends its JSON
-            with pytest.raises(CorruptCorpusError, match=re.escape(url)):
-                Corpus(url, storage_options=cloud.storage_options)
-            return
         corpus = Corpus(url, storage_options=cloud.storage_options)
         assert corpus.info == here.info
         assert corpus.index.equals(here.index)
