@@ -1,11 +1,13 @@
 """How fast samples come in random access and as a stream, beside raw ranges of the same bytes.
 
-    python tests/benchmarks/stream.py [--patches 256] [--workers 0 2] [--rounds 3]
+    python tests/benchmarks/stream.py [--patches 256] [--workers 0 2] [--rounds 3] [--rivals]
 
 Local files (warm), and a range server on this machine that waits 20 ms before each answer. Wall
 time of a whole epoch, workers started before; ratios are medians over rounds. "Raw ranges" are the
 stored bytes of the same patches, one request a sensor, 16 requests in flight, nothing decoded: the
 goal of the stream over 20 ms is 0.6 of it. A stream may pass it, for it asks for neighbours at once.
+With `--rivals` the same patches also lie there as others keep them; see `rivals.py`. Slow ways read
+fewer patches; ways with workers come first, because not every client may be used before a fork.
 
 The last table asks whether 16-bit codes are worth shipping from workers instead of float32; without a GPU
 the device is the CPU, which then decodes alone what two workers would share.
@@ -19,21 +21,25 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from rivals import CROP, FIVE, rivals, write_rivals
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from deepsentinel import DeepSentinelDataset, DeepSentinelStream, collate
 from deepsentinel.corpus.read import Corpus
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
+from deepsentinel.datasets.transforms import Compose, RandomCrop
 from deepsentinel.store import open_store
 
 SIZE = 256
 BATCH = 16
 LATENCY_S = 0.02
+SLOW_PATCHES = 16
 
 
 class RangeHandler(BaseHTTPRequestHandler):
@@ -57,9 +63,12 @@ class RangeHandler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         size = path.stat().st_size
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        first, last = (int(asked[1]), int(asked[2] or size - 1)) if asked else (0, size - 1)
-        last = min(last, size - 1)
+        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+        first, last = 0, size - 1
+        if asked and asked[1]:
+            first, last = int(asked[1]), min(int(asked[2] or last), last)
+        elif asked:  # the last bytes
+            first = size - int(asked[2])
         self.send_response(206 if asked else 200)
         if asked:
             self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
@@ -110,31 +119,52 @@ def raw_ranges(root: str) -> int:
         return len(table) if sum(read) else 0
 
 
+def one_by_one(root: str) -> int:
+    """The same, a sample after the other: both ranges of one at a time."""
+    corpus = Corpus(root)
+    order = np.random.default_rng(0).permutation(len(corpus)).tolist()
+    return sum(len(corpus.fetch([k])) for k in order)
+
+
 def epoch(loader: Any) -> Callable[[], int]:
     """An epoch of a loader, as a count of samples."""
-    return lambda: sum(len(batch["meta"]) for batch in loader)
+    return lambda: sum(len(batch["image_s2"]) for batch in loader)
 
 
-def ways(root: str, workers: list[int]) -> Iterator[tuple[str, Callable[[], int]]]:
-    yield "raw ranges, 16 in flight", lambda: raw_ranges(root)
-    for count in workers:
-        shared: dict[str, Any] = {
-            "batch_size": BATCH,
-            "num_workers": count,
-            "collate_fn": collate,
-            "persistent_workers": count > 0,
-        }
-        dataset = DeepSentinelDataset(root, None, labels=(), clouds="keep")
-        yield (
-            f"DeepSentinelDataset, random, {count} workers",
-            epoch(DataLoader(dataset, shuffle=True, **shared)),
-        )
-        for crop, bands in (("", None), (", 5 bands", ("VV", "VH", "B04", "B03", "B02"))):
-            stream = DeepSentinelStream(root, None, labels=(), clouds="keep", bands=bands)
-            yield (
-                f"DeepSentinelStream{crop}, {count} workers",
-                epoch(DataLoader(stream, **shared)),
-            )
+def loaded(dataset: Any, workers: int, *, ours: bool, batch: int = BATCH) -> Callable[[], int]:
+    """An epoch of a loader of a dataset."""
+    shuffle = None if isinstance(dataset, IterableDataset) else True
+    loader = DataLoader(
+        dataset,
+        batch_size=batch,
+        shuffle=shuffle,
+        num_workers=workers,
+        collate_fn=collate if ours else None,
+        persistent_workers=workers > 0,
+        multiprocessing_context="fork" if workers else None,  # LitData changes the default
+    )
+    return epoch(loader)
+
+
+def ways(
+    root: str, workers: list[int], *, few: bool, beside: bool
+) -> Iterator[tuple[str, Callable[[], int]]]:
+    """Every way to read what lies in a folder or behind a URL; of five bands a crop where `few`."""
+    corpus = f"{root}/corpus"
+    yield "raw ranges, 16 in flight", lambda: raw_ranges(corpus)
+    yield "raw ranges, sample by sample", lambda: one_by_one(corpus)
+    options: dict[str, Any] = {"labels": (), "clouds": "keep"}
+    if few:
+        options |= {"bands": FIVE, "transforms": Compose(RandomCrop(CROP), seed=0)}
+    for count in sorted(workers, reverse=True):
+        dataset = DeepSentinelDataset(corpus, None, **options)
+        yield f"DeepSentinelDataset, random, {count} workers", loaded(dataset, count, ours=True)
+        stream = DeepSentinelStream(corpus, None, **options)
+        yield f"DeepSentinelStream, {count} workers", loaded(stream, count, ours=True)
+        if beside:
+            slow = min(len(dataset), SLOW_PATCHES if "://" in root else 4 * SLOW_PATCHES)
+            for name, other in rivals(root, slow, few=few):
+                yield f"{name}, {count} workers", loaded(other, count, ours=False, batch=8)
 
 
 def measure(found: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
@@ -205,11 +235,11 @@ def codes_or_floats(root: str, workers: int, rounds: int) -> dict[str, list[floa
 
 
 def report(title: str, rates: dict[str, list[float]], base: str) -> None:
-    print(f"\n{title:46}{'samples/s':>10}{'of first':>10}")
+    print(f"\n{title:56}{'samples/s':>10}{'of first':>10}", flush=True)
     for name, values in rates.items():
         later = np.array(values[1:] or values)  # the first round starts workers
         reference = np.array(rates[base][1:] or rates[base])
-        print(f"{name:46}{np.median(later):10.0f}{np.median(later / reference):10.2f}")
+        print(f"{name:56}{np.median(later):10.1f}{np.median(later / reference):10.3f}", flush=True)
 
 
 def main() -> None:
@@ -218,6 +248,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=SIZE)
+    parser.add_argument("--rivals", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
@@ -228,11 +259,14 @@ def main() -> None:
         facts = json.loads((root / "corpus.json").read_text())
         stored = Corpus(root).stored_bytes(np.arange(asked.patches)).mean()
         print(f"{facts['name']}: {asked.patches} patches, {stored / 1e6:.2f} MB each as stored")
-        places = {"local": str(root), "20 ms a request": f"{serve(folder)}/corpus"}
-        for title, place in places.items():
-            found = dict(ways(place, asked.workers))
+        if asked.rivals:
+            write_rivals(root, folder)
+        places = {"20 ms a request": serve(folder), "local": str(folder)}
+        kinds = {"full patches": False, f"5 bands, {CROP} px": True}
+        for (title, place), (kind, few) in product(places.items(), kinds.items()):
+            found = dict(ways(place, asked.workers, few=few, beside=asked.rivals))
             rates = measure(found, asked.rounds + 1)
-            report(title, rates, next(iter(found)))
+            report(f"{title}, {kind}", rates, next(iter(found)))
         for workers in asked.workers:
             rates = codes_or_floats(str(root), workers, asked.rounds)
             report("codes or floats on the device", rates, next(iter(rates)))
