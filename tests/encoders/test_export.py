@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 from torch.export import Dim, export
 
+from deepsentinel.encoders.croma import CROMAEncoder
 from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.encoders.galileo import GalileoEncoder
+from deepsentinel.encoders.hyper import CopernicusFMEncoder
+from deepsentinel.encoders.presto import PrestoEncoder
+from deepsentinel.encoders.two_tower import TwoTowerEncoder
 from deepsentinel.errors import ExportError, UnknownNameError
 
 NAN = float("nan")
@@ -107,7 +111,13 @@ def assert_graph_equal(encoder: Any, path: Path) -> None:
     [
         lambda: FusionEncoder("mobilenetv4_conv_small_050", embed_dim=16, levels=(1, 2)),
         lambda: GalileoEncoder(width=32, depth=1, heads=2),
+        lambda: PrestoEncoder(stride=4),
+        lambda: TwoTowerEncoder("resnet10t"),
+        lambda: TwoTowerEncoder("vit_tiny_patch16_224", fusion="mean", scaling="softcon"),
+        lambda: CROMAEncoder(width=32, depth=2),
+        lambda: CopernicusFMEncoder(width=32, depth=1, heads=2),
     ],
+    ids=["fusion", "galileo", "presto", "resnet", "vit", "croma", "copernicus-fm"],
 )
 def test_onnx_gives_the_same_for_either_sensor_and_both(build: Any, tmp_path: Path) -> None:
     encoder = build().eval()
