@@ -5,7 +5,11 @@ import pickle
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torchgeo.trainers import SemanticSegmentationTask
+
+try:  # torchgeo 0.10 renamed them
+    from torchgeo.tasks import SemanticSegmentation
+except ImportError:
+    from torchgeo.trainers import SemanticSegmentationTask as SemanticSegmentation
 from torchgeo.transforms import AppendNDVI
 
 from deepsentinel import DeepSentinelDataModule
@@ -141,7 +145,7 @@ def test_one_step_of_a_torchgeo_trainer(synthetic_root):
     data = DeepSentinelDataModule(
         synthetic_root, batch_size=2, train_transforms=to_torchgeo, eval_transforms=to_torchgeo
     )
-    task = SemanticSegmentationTask(
+    task = SemanticSegmentation(
         model="unet",
         backbone="resnet18",
         weights=None,

