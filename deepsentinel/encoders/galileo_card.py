@@ -42,6 +42,8 @@ NANO = Card(
     backbone="transformer over band groups of square patches",
     fusion="token",
     licence="MIT",
+    data_licence="none stated for the whole; of its parts, Sentinel data is free with attribution "
+    "(Copernicus), Dynamic World and WorldCereal CC-BY-4.0",
     citation="Tseng et al., Galileo: Learning Global and Local Features in Pretrained Remote "
     "Sensing Models. arXiv 2502.09356, 2025.",
     sources={

@@ -94,8 +94,9 @@ class PanopticonEncoder(PublicEncoder):
     def _embedded(self, pixels: Tensor, channels: Tensor, seen: Tensor) -> Tensor:
         """Tokens (B, N, D): each channel's squares, then attention over channels."""
         embed = self.net.patch_embed
-        squares, _, _ = embed.conv3d(pixels)  # (B, C, N, attention_width)
-        squares = squares + channels[None, :, None]
+        # Not through its module, whose squeeze of a wide axis no ONNX runtime takes.
+        cut = embed.conv3d.conv3d(pixels[:, None])  # (B, attention_width, C, h, w)
+        squares = cut.flatten(3).permute(0, 2, 3, 1) + channels[None, :, None]
         B, _, N, width = squares.shape
         sequences = squares.permute(0, 2, 1, 3).flatten(0, 1)
         keys = attendable(seen)

@@ -27,6 +27,8 @@ CARD = Card(
     backbone="transformer over the band groups of one pixel",
     fusion="token",
     licence="MIT",
+    data_licence="none stated for the whole; of its parts, Sentinel data is free with attribution "
+    "(Copernicus), Dynamic World CC-BY-4.0",
     citation="Tseng et al., Lightweight, Pre-trained Transformers for Remote Sensing Timeseries. "
     "arXiv 2304.14065, 2023.",
     sources={

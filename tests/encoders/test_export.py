@@ -15,6 +15,7 @@ from deepsentinel.encoders.croma import CROMAEncoder
 from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.encoders.galileo import GalileoEncoder
 from deepsentinel.encoders.hyper import CopernicusFMEncoder
+from deepsentinel.encoders.panopticon import PanopticonEncoder
 from deepsentinel.encoders.presto import PrestoEncoder
 from deepsentinel.encoders.two_tower import TwoTowerEncoder
 from deepsentinel.errors import ExportError, UnknownNameError
@@ -115,9 +116,10 @@ def assert_graph_equal(encoder: Any, path: Path) -> None:
         lambda: TwoTowerEncoder("resnet10t"),
         lambda: TwoTowerEncoder("vit_tiny_patch16_224", fusion="mean", scaling="softcon"),
         lambda: CROMAEncoder(width=32, depth=2),
+        lambda: PanopticonEncoder(attention_width=96, depth=1),
         lambda: CopernicusFMEncoder(width=32, depth=1, heads=2),
     ],
-    ids=["fusion", "galileo", "presto", "resnet", "vit", "croma", "copernicus-fm"],
+    ids=["fusion", "galileo", "presto", "resnet", "vit", "croma", "panopticon", "copernicus-fm"],
 )
 def test_onnx_gives_the_same_for_either_sensor_and_both(build: Any, tmp_path: Path) -> None:
     encoder = build().eval()

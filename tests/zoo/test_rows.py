@@ -94,6 +94,7 @@ def test_rows_state_only_hashes_and_commits_that_can_be() -> None:
             continue
         assert row.card.sources.keys() in ({"both"}, {"s1", "s2"})
         assert row.card.licence
+        assert row.card.data_licence
         assert "Use this when" in row.card.limits
         for source in row.card.sources.values():
             for value, digits in ((source.revision, 40), (source.sha256, 64)):
