@@ -632,7 +632,7 @@ def demo(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Passes of each head over the train split; enough for 250 steps if not given.",
+            help="Passes of each head over the train split; enough for 400 steps if not given.",
             show_default=False,
         ),
     ] = None,

@@ -38,8 +38,8 @@ CONTROLS: Final = ("band_stats", "random")
 COLUMNS: Final = ("miou", "pixel_accuracy", "accuracy", "macro_f1")
 SHEET_ROWS: Final = 6
 BATCH: Final = 8
-STEPS: Final = 250
-LEAST_EPOCHS: Final = 12
+STEPS: Final = 400
+LEAST_EPOCHS: Final = 20
 PATCH_PX: Final = 56
 """Side of the demo's patches when it converts a folder: small places give several."""
 BLOCK_M: Final = 1_200.0
@@ -80,8 +80,8 @@ def demo(
         out_dir: folder for all results.
         label: mask to learn; needed only where a corpus has several.
         patches: how many synthetic patches to make.
-        epochs: passes of each head over the train split; as many as give it 250 steps, at least
-            12, if `None`.
+        epochs: passes of each head over the train split; as many as give it 400 steps, at least
+            20, if `None`.
         seed: decides everything random.
         say: called with one line a step.
 
