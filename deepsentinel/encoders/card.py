@@ -181,7 +181,8 @@ def _facts(card: Card) -> str:
         "resized inside to": f"{card.input_px} px" if card.input_px else "",
         "preprocessing": card.preprocessing,
         "extra inputs": "; ".join(f"{k} (absent: {v})" for k, v in card.inputs.items()),
-        "backbone": f"{card.backbone}, {card.fusion} fusion" if card.backbone else "",
+        "backbone": card.backbone,
+        "fusion": card.fusion,
         "embedding": str(card.embed_dim or ""),
         "maps": ", ".join(
             f"{c} channels at stride {s}"
