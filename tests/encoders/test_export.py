@@ -14,7 +14,7 @@ from torch.export import Dim, export
 from deepsentinel.encoders.croma import CROMAEncoder
 from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.encoders.galileo import GalileoEncoder
-from deepsentinel.encoders.hyper import CopernicusFMEncoder
+from deepsentinel.encoders.hyper import CopernicusFMEncoder, DOFAEncoder
 from deepsentinel.encoders.panopticon import PanopticonEncoder
 from deepsentinel.encoders.presto import PrestoEncoder
 from deepsentinel.encoders.two_tower import TwoTowerEncoder
@@ -128,6 +128,20 @@ def test_onnx_gives_the_same_for_either_sensor_and_both(build: Any, tmp_path: Pa
     assert [p.name for p in path.parent.iterdir()] == ["encoder.onnx"]
     facts = json.loads(onnx.load(path).metadata_props[0].value)
     assert facts["bands"] == {s: list(b) for s, b in encoder.bands.items()}
+
+
+@pytest.mark.slow
+def test_onnx_of_an_encoder_for_one_sensor(tmp_path: Path) -> None:
+    encoder = DOFAEncoder(width=32, depth=1, heads=2).eval()
+    session = onnxruntime.InferenceSession(str(encoder.export(tmp_path / "encoder.onnx")))
+    assert [i.name for i in session.get_inputs()] == ["s2"]
+    s2 = torch.rand(2, 9, 47, 61) * 0.4
+    s2[0, :, :9] = NAN
+    with torch.no_grad():
+        expected = encoder(s2=s2, s2_bands=encoder.bands["s2"])
+    found = session.run(None, {"s2": s2.numpy()})
+    for a, b in zip(found, (expected.embedding, *expected.maps), strict=True):
+        torch.testing.assert_close(torch.from_numpy(a), b, atol=1e-4, rtol=1e-4)
 
 
 def test_a_torch_graph_on_disk(tmp_path: Path) -> None:
