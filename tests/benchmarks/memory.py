@@ -2,8 +2,8 @@
 
     python tests/benchmarks/memory.py [--patches 256] [--epochs 10] [--workers 0 2]
 
-Resident memory after each epoch, of this process and (proportional share) of its workers, for an
-epoch that is larger than buffer and read-ahead together. Linux only.
+Resident memory after each epoch, of this process + its workers (shared pages by their share), for
+an epoch that is larger than buffer and read-ahead together. Linux only.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
                 for _batch in loader:
                     pass
                 children = [resident(p.pid) for p in multiprocessing.active_children() if p.pid]
-                print(f" {resident('self') + sum(children):.0f}", end="", flush=True)
+                print(f" {resident('self'):.0f}+{sum(children):.0f}", end="", flush=True)
             print()
 
 

@@ -39,7 +39,7 @@ from deepsentinel.store import open_store
 SIZE = 256
 BATCH = 16
 LATENCY_S = 0.02
-SLOW_PATCHES = 16
+SLOW_PATCHES = 8
 
 
 class RangeHandler(BaseHTTPRequestHandler):
@@ -162,9 +162,9 @@ def ways(
         stream = DeepSentinelStream(corpus, None, **options)
         yield f"DeepSentinelStream, {count} workers", loaded(stream, count, ours=True)
         if beside:
-            slow = min(len(dataset), SLOW_PATCHES if "://" in root else 4 * SLOW_PATCHES)
+            slow = min(len(dataset), SLOW_PATCHES if "://" in root else 8 * SLOW_PATCHES)
             for name, other in rivals(root, slow, few=few):
-                yield f"{name}, {count} workers", loaded(other, count, ours=False, batch=8)
+                yield f"{name}, {count} workers", loaded(other, count, ours=False, batch=4)
 
 
 def measure(found: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
@@ -248,6 +248,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=SIZE)
+    parser.add_argument("--place", nargs="*", help="'local' or '20 ms a request'; both by default")
     parser.add_argument("--rivals", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -263,7 +264,8 @@ def main() -> None:
             write_rivals(root, folder)
         places = {"20 ms a request": serve(folder), "local": str(folder)}
         kinds = {"full patches": False, f"5 bands, {CROP} px": True}
-        for (title, place), (kind, few) in product(places.items(), kinds.items()):
+        chosen = {k: v for k, v in places.items() if k in (asked.place or places)}
+        for (title, place), (kind, few) in product(chosen.items(), kinds.items()):
             found = dict(ways(place, asked.workers, few=few, beside=asked.rivals))
             rates = measure(found, asked.rounds + 1)
             report(f"{title}, {kind}", rates, next(iter(found)))
