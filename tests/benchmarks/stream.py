@@ -7,7 +7,8 @@ time of a whole epoch, workers started before; ratios are medians over rounds. "
 stored bytes of the same patches, one request a sensor, 16 requests in flight, nothing decoded: the
 goal of the stream over 20 ms is 0.6 of it. A stream may pass it, for it asks for neighbours at once.
 With `--rivals` the same patches also lie there as others keep them; see `rivals.py`. Slow ways read
-fewer patches; ways with workers come first, because not every client may be used before a fork.
+fewer patches; ways with workers come first, because not every client may be used before a fork. For
+the same reason give one `--place "20 ms a request"` and one `--kind` a run with `--rivals`.
 
 The last table asks whether 16-bit codes are worth shipping from workers instead of float32; without a GPU
 the device is the CPU, which then decodes alone what two workers would share.
@@ -249,6 +250,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=SIZE)
     parser.add_argument("--place", nargs="*", help="'local' or '20 ms a request'; both by default")
+    parser.add_argument("--kind", nargs="*", help="'full patches' or '5 bands, 128 px'")
     parser.add_argument("--rivals", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -264,8 +266,10 @@ def main() -> None:
             write_rivals(root, folder)
         places = {"20 ms a request": serve(folder), "local": str(folder)}
         kinds = {"full patches": False, f"5 bands, {CROP} px": True}
-        chosen = {k: v for k, v in places.items() if k in (asked.place or places)}
-        for (title, place), (kind, few) in product(chosen.items(), kinds.items()):
+        tables = product(places.items(), kinds.items())
+        for (title, place), (kind, few) in tables:
+            if title not in (asked.place or title) or kind not in (asked.kind or kind):
+                continue
             found = dict(ways(place, asked.workers, few=few, beside=asked.rivals))
             rates = measure(found, asked.rounds + 1)
             report(f"{title}, {kind}", rates, next(iter(found)))
