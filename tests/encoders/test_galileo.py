@@ -178,7 +178,11 @@ def test_files_that_are_not_the_weights(published, tmp_path):
 
 def test_card(encoders):
     card = encoders[4].card
-    assert (card.name, card.licence, card.sources["both"].sha256) == ("galileo-nano", "MIT", NANO_SHA256)
+    assert (card.name, card.licence, card.sources["both"].sha256) == (
+        "galileo-nano",
+        "MIT",
+        NANO_SHA256,
+    )
     assert (card.embed_dim, card.strides, card.bands) == (128, (4,), encoders[4].bands)
     assert "| Sentinel-2 | B12 | 0.147453 |" in card.to_markdown()
     assert GalileoEncoder(width=32, depth=1, heads=2).card.name == ""
