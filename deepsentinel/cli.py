@@ -523,7 +523,9 @@ def encoders(
     elif as_json:
         _print_json([facts(c) for c in cards.values()] if name is None else facts(cards[name]))
     elif name is not None:
-        out.print(Markdown(_without_front_matter(cards[name].to_markdown())))
+        # A pin cut short is none: where no terminal sets a width, nothing is folded.
+        wide = out if out.is_terminal else Console(width=240)
+        wide.print(Markdown(_without_front_matter(cards[name].to_markdown())))
     else:
         header = ("name", "sensors", "embedding", "strides", "parameters", "licence")
         rows = [

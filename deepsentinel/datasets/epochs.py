@@ -48,8 +48,10 @@ class EpochCounter:
             epoch: which to begin; the following one for `None`.
         """
         if epoch is None:
-            joins = tag > 0 and int(self._cells[rank % _SLOTS]) >> _BITS == tag
-            epoch = self.following(rank) - joins
+            # One read: between two, another worker may begin the epoch that this one then skips.
+            cell = int(self._cells[rank % _SLOTS])
+            joins = tag > 0 and cell >> _BITS == tag
+            epoch = (cell & (1 << _BITS) - 1) - joins
         self._cells[rank % _SLOTS] = tag << _BITS | epoch + 1
         return epoch
 

@@ -49,6 +49,7 @@ def test_the_card_and_the_table(rows: None) -> None:
     card = printed("galileo-nano")
     assert "Use this when" in card
     assert "nasaharvest/galileo" in card
+    assert NANO.sources["both"].sha256 in card
     assert "presto" in printed()
     with pytest.raises(EncoderNotFoundError, match="Did you mean 'presto'"):
         printed("prsto")
