@@ -271,8 +271,15 @@ def test_what_the_system_refuses_to_write_is_said(tmp_path, model, samples, limi
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, model, samples) -> None:
-    handler = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal: a suite started in the background inherits that it is ignored."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, inherited)
+
+
+def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, model, samples, interruptible) -> None:
     train, val = samples(8), samples(2, seed=1)
 
     class Pressing(list):
@@ -286,7 +293,7 @@ def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, model, samples) -> None:
 
     with pytest.raises(KeyboardInterrupt, match=r"in epoch 2 of 3; 1 complete epochs are kept"):
         tune(model("linear"), Pressing(train), val, tmp_path / "a")
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is interruptible
     result = tune(model("linear", seed=3), train, val, tmp_path / "a")
     assert result.history == tune(model("linear"), train, val, tmp_path / "b").history
 
