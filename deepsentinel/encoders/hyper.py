@@ -11,6 +11,7 @@ observed is its training mean. The kernels are always those of all bands, so tha
 patch lacks and a band that nobody named are the same.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -48,13 +49,13 @@ class HyperEncoder(PublicEncoder):
     net: Any
     waves: Constants
 
+    @abstractmethod
     def _embed(self) -> Any:
         """The part that generates kernels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _positions(self, extras: Extras) -> Tensor:
         """What is added to the tokens, the class token first, (1 or B, 1 + N, D)."""
-        raise NotImplementedError
 
     def _encode(self, values: Values, extras: Extras) -> tuple[Tensor, Pyramid]:
         H, W = next(iter(values.values())).shape[-2:]
