@@ -118,12 +118,20 @@ class HubError(DeepSentinelError, OSError):
     """The Hugging Face Hub cannot be reached, does not have it, or does not allow it."""
 
 
+class ConfigError(DeepSentinelError, ValueError):
+    """A config file or option that is unknown, of another type, out of range, or missing."""
+
+
 class CheckpointError(DeepSentinelError, ValueError):
     """A training checkpoint that does not belong to this run or cannot be trusted."""
 
 
 class TrainingError(DeepSentinelError, RuntimeError):
     """Training cannot go on: a loss that is not finite, a target that does not fit the model."""
+
+
+class ReportError(DeepSentinelError, ValueError):
+    """A report that cannot be built, written or read."""
 
 
 class ExportError(DeepSentinelError, RuntimeError):
