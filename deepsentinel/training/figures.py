@@ -1,0 +1,146 @@
+"""Figures of reports: curves over epochs, confusion matrices, scores with their intervals."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from deepsentinel.errors import ReportError
+
+MOST_NUMBERS: Final = 12
+"""Up to this many classes a confusion matrix shows its counts in its cells."""
+
+
+def curves_figure(
+    rows: Sequence[Mapping[str, float]],
+    groups: Mapping[str, Sequence[str]],
+    *,
+    x: str = "epoch",
+    mark: float | None = None,
+) -> Figure:
+    """Values over epochs or steps, one axis a group.
+
+    Args:
+        rows: one mapping a point of `x`, as `FinetuneResult.history` is; what a row lacks is a gap.
+        groups: names of values by title of the axis that they share.
+        x: name of the value along which they are drawn.
+        mark: where to draw a vertical line, such as the best epoch.
+
+    Raises:
+        ReportError: there is no row, or no row has `x`.
+
+    Example:
+        >>> rows = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]
+        >>> len(curves_figure(rows, {"Loss": ["loss"]}, mark=2).axes)
+        1
+    """
+    places = [row[x] for row in rows if x in row]
+    if not places or len(places) != len(rows) or not groups:
+        raise ReportError(
+            f"curves over {x!r} need rows that all have it, and a group of values to draw; found "
+            f"{len(rows)} rows, {len(places)} of them with it, and {len(groups)} groups."
+        )
+    figure = Figure(figsize=(4.6 * len(groups), 3.4), layout="constrained")
+    for axis, (title, names) in zip(
+        figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True
+    ):
+        for name in names:
+            values = [row.get(name, np.nan) for row in rows]
+            axis.plot(places, values, marker="o" if len(rows) <= 30 else None, label=name, ms=3)
+        if mark is not None:
+            axis.axvline(mark, color="0.6", linestyle="--", linewidth=1)
+        axis.set(xlabel=x, title=title)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    return figure
+
+
+def confusion_figure(matrix: ArrayLike, names: Sequence[str]) -> Figure:
+    """A confusion matrix in shares of each target class, with counts where there is room.
+
+    Args:
+        matrix: (K, K) counts, target by row and prediction by column.
+        names: of the K classes.
+
+    Raises:
+        ReportError: the matrix is not K by K.
+
+    Example:
+        >>> figure = confusion_figure([[3, 1], [0, 4]], ["sea", "land"])
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['3', '1', '0', '4']
+    """
+    counts = np.asarray(matrix)
+    if counts.shape != (len(names), len(names)):
+        raise ReportError(
+            f"a confusion matrix of {len(names)} classes is {len(names)} by {len(names)}; found "
+            f"{counts.shape}."
+        )
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.where(totals > 0, counts / np.maximum(totals, 1), np.nan)
+    side = max(3.5, 0.45 * len(names)) + 1.8
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    axis.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xlabel="predicted", ylabel="target")
+    figure.colorbar(image, label="share of the target class", shrink=0.8)
+    if len(names) <= MOST_NUMBERS:
+        _write_counts(axis, counts, shares)
+    return figure
+
+
+def intervals_figure(
+    series: Mapping[str, Mapping[float, tuple[float, float, float]]],
+    *,
+    x: str,
+    y: str,
+    log: bool = False,
+) -> Figure:
+    """Scores along an axis with their intervals, one line a series.
+
+    Args:
+        series: by name, (value, low, high) by place on the axis, as a few-shot curve over labels.
+        x: title of the axis.
+        y: title of the scores.
+        log: a logarithmic axis.
+
+    Raises:
+        ReportError: there is nothing to draw.
+
+    Example:
+        >>> curve = {20.0: (0.5, 0.4, 0.6), 200.0: (0.7, 0.65, 0.75)}
+        >>> figure = intervals_figure({"nano": curve}, x="labels", y="mAP", log=True)
+        >>> figure.axes[0].get_xscale()
+        'log'
+    """
+    if not any(series.values()):
+        raise ReportError(f"there is no score to draw over {x!r}.")
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axis = figure.subplots()
+    for name, points in series.items():
+        places = sorted(points)
+        value, low, high = (np.array([points[p][i] for p in places]) for i in range(3))
+        (line,) = axis.plot(places, value, marker="o", ms=4, label=name)
+        axis.fill_between(places, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    if log:
+        axis.set_xscale("log")
+    ticks = sorted({p for points in series.values() for p in points})
+    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axis.minorticks_off()
+    axis.set(xlabel=x, ylabel=y)
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small")
+    return figure
+
+
+def _write_counts(axis: Axes, counts: NDArray[Any], shares: NDArray[Any]) -> None:
+    for i, j in np.ndindex(counts.shape):
+        dark = np.isfinite(shares[i, j]) and shares[i, j] > 0.5
+        text = f"{counts[i, j]:.3g}" if counts[i, j] >= 100_000 else str(counts[i, j])
+        colour = "white" if dark else "black"
+        axis.text(j, i, text, ha="center", va="center", color=colour, fontsize=8)
