@@ -42,9 +42,12 @@ P = TypeVar("P", bound=Prediction)
 
 
 class Model(nn.Module, Generic[P]):
-    """An encoder and a head as one; the base of `Segmenter` and `Classifier`.
+    """An encoder and a head as one; the base of `Segmenter`, `Classifier` and the other models.
 
     Attributes:
+        task: what it does, in one word.
+        described: arguments of the constructor that `config.json` shows beside the options.
+        exported: parts of the prediction that a graph gives.
         encoder: the encoder, an `nn.Module`.
         head: the head on its features, an `nn.Module`.
         classes: names and colours.
@@ -52,6 +55,8 @@ class Model(nn.Module, Generic[P]):
     """
 
     task: ClassVar[str]
+    described: ClassVar[tuple[str, ...]] = ("num_classes", "class_names", "class_colours")
+    exported: ClassVar[tuple[str, ...]] = ("logits", "probabilities")
     options: dict[str, Any]
 
     def __init__(self, encoder: Encoder, head: nn.Module, classes: Classes) -> None:
@@ -133,9 +138,7 @@ class Model(nn.Module, Generic[P]):
         return {
             "format_version": FORMAT_VERSION,
             "task": self.task,
-            "num_classes": self.num_classes,
-            "class_names": list(self.class_names),
-            "class_colours": None if self.class_colours is None else list(self.class_colours),
+            **{name: _plain(getattr(self, name)) for name in self.described},
             "options": self.options,
             "encoder": _encoder_config(self.encoder),
         }
@@ -157,7 +160,8 @@ class Model(nn.Module, Generic[P]):
     ) -> Path:
         """Write the model as one graph for other runtimes, normalisation and NaN handling inside.
 
-        Inputs are those of `encoder.export`; outputs are `logits` and `probabilities`.
+        Inputs are those of `encoder.export`; outputs are `logits` and `probabilities`, those of a
+        `Regressor` `values`.
 
         Args:
             path: of the file, such as `model.onnx`, or `model.pt2` for `torch.export.load`.
@@ -249,14 +253,13 @@ class Model(nn.Module, Generic[P]):
 class ExportableModel(nn.Module):
     """A model as `torch.export` and other runtimes want it: tensors in, a tuple of tensors out."""
 
-    outputs = ("logits", "probabilities")
-
     def __init__(self, model: "Model[Any]") -> None:
         super().__init__()
         self.model = model
+        self.outputs = model.exported
 
-    def forward(self, s1: Tensor | None, s2: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits and probabilities, as in the model's prediction."""
+    def forward(self, s1: Tensor | None, s2: Tensor | None) -> tuple[Tensor, ...]:
+        """Logits and probabilities, or whatever of the prediction the model's task exports."""
         encoder: Any = self.model.encoder
         features = encoder(
             s1,
@@ -269,7 +272,7 @@ class ExportableModel(nn.Module):
         given = s1 if s1 is not None else s2
         assert given is not None  # noqa: S101 - the encoder has refused to see nothing
         found = self.model.head.decode(self.model.head(features, given.shape[-2:]))
-        return found.logits, found.probabilities
+        return tuple(getattr(found, name) for name in self.outputs)
 
 
 def load_model(
@@ -295,7 +298,7 @@ def load_model(
         token: for private repositories, instead of `HF_TOKEN` or the stored login.
 
     Returns:
-        A `Segmenter` or `Classifier` in evaluation mode.
+        A `Segmenter`, `Classifier` or other model in evaluation mode.
 
     Raises:
         HubError: the Hub cannot be reached, does not have it or does not allow it.
@@ -321,11 +324,11 @@ def load_model(
             f"{' '.join(_MODELS)}. An encoder is opened with deepsentinel.load_encoder."
         )
     module, name = _MODELS[config["task"]]
-    model: Model[Any] = getattr(import_module(module), name)(
+    kind: type[Model[Any]] = getattr(import_module(module), name)
+    build: Any = kind  # each has its own arguments
+    model: Model[Any] = build(
         encoder if encoder is not None else _build_encoder(config["encoder"], path),
-        config["num_classes"],
-        class_names=config["class_names"],
-        class_colours=config["class_colours"],
+        **{name: config[name] for name in kind.described},
         **config["options"],
     )
     load_weights(model, read_weights(path), path)
@@ -366,6 +369,10 @@ def image_size(batch: Batch) -> tuple[int, int]:
     raise SampleError(
         f"the batch holds neither {' nor '.join(IMAGE_KEYS.values())}; found {sorted(batch)}."
     )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _encoder_config(encoder: Any) -> dict[str, Any]:
