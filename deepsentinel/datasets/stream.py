@@ -282,14 +282,31 @@ class DeepSentinelStream(IterableDataset[Sample]):
         self._iterations += 1
         return self._samples(self._begin(tag))
 
-    def _samples(self, cursor: _Cursor | None) -> Iterator[Sample]:
-        cursor = self._begin(0) if cursor is None else cursor
+    def read(self, epoch: int, place: Place, *, start: int = 0) -> Iterator[Sample]:
+        """The samples that a reader gives in an epoch, whoever asks; the stream itself stays put.
+
+        For loops that keep their own account of how far they came, such as `pretrain`.
+
+        Args:
+            epoch: from 0.
+            place: which of those who read together.
+            start: how many samples to leave out, unread.
+
+        Raises:
+            CorruptCorpusError: stored bytes are damaged.
+        """
         reader, transforms = self.dataset.reader, self.dataset.transforms
-        plan = self.plan(cursor.epoch)[cursor.position :]
+        if isinstance(transforms, Compose):
+            transforms.set_epoch(epoch)
+        plan = self.plan(epoch, place)[start:]
         runs = plan_runs(plan, self.dataset.corpus.shards(plan), reader.stored_bytes(plan))
         for patch in prefetched(reader.fetch, plan, runs, ahead=self.prefetch):
             sample = reader.decode(patch)
-            sample = sample if transforms is None else transforms(sample)
+            yield sample if transforms is None else transforms(sample)
+
+    def _samples(self, cursor: _Cursor | None) -> Iterator[Sample]:
+        cursor = self._begin(0) if cursor is None else cursor
+        for sample in self.read(cursor.epoch, self._place(), start=cursor.position):
             cursor = self._cursor = replace(cursor, position=cursor.position + 1)
             yield sample
         self._cursor = replace(cursor, done=True)
@@ -314,8 +331,6 @@ class DeepSentinelStream(IterableDataset[Sample]):
         else:
             cursor = replace(resumed, done=False)
             self._epochs.begin(place.rank, tag=tag, epoch=cursor.epoch)
-        if isinstance(self.dataset.transforms, Compose):
-            self.dataset.transforms.set_epoch(cursor.epoch)
         self._cursor = cursor
         return cursor
 
