@@ -13,7 +13,8 @@ are built so that a shortcut fails:
 Spectra are round figures of the usual shape for each surface. Backscatter is near what is
 commonly reported for C-band; speckle has the 4.4 looks of Sentinel-1 IW GRD high resolution
 (Sentinel-1 Product Definition, equivalent number of looks). Rows lie 50 m apart, wider than in
-reality, so that 10 m pixels can show them.
+reality, so that 10 m pixels can show them. Objects of a few pixels, for detection, can be planted
+(`deepsentinel.datasets.objects`).
 """
 
 from dataclasses import dataclass
@@ -27,9 +28,17 @@ from pyproj import Transformer
 from deepsentinel.bands import S1_BANDS, S2_BANDS, band
 from deepsentinel.corpus.codes import encode_s1, encode_s2_reflectance
 from deepsentinel.corpus.format import CorpusInfo, LabelSpec
-from deepsentinel.corpus.patch import PatchPixels, PatchRecord
+from deepsentinel.corpus.patch import LabelValue, PatchPixels, PatchRecord
 from deepsentinel.corpus.write import CorpusWriter
 from deepsentinel.datasets import fields
+from deepsentinel.datasets.objects import (
+    OBJECTS,
+    boxes_of,
+    place_objects,
+    plant_backscatter,
+    plant_reflectance,
+    window_boxes,
+)
 from deepsentinel.errors import SampleError
 from deepsentinel.labels import Scheme
 from deepsentinel.labels.classes import rows_to_classes
@@ -121,6 +130,8 @@ class SyntheticScene:
     """(H, W) `deepsentinel.corpus.codes.CLOUD_CLASSES`."""
     dem: NDArray[np.float32]
     """(H, W) metres."""
+    objects: NDArray[np.float32]
+    """(N, 5) x0, y0, x1, y1 in pixels and class id of `OBJECTS`; empty where none was planted."""
     crs: str
     transform: tuple[float, float, float, float, float, float]
     """Affine (a, b, c, d, e, f), 10 m pixels, north up."""
@@ -131,6 +142,7 @@ def synthetic_scene(
     *,
     seed: int = 0,
     clouds: bool = False,
+    objects: bool = False,
     origin: tuple[float, float] = (500_000.0, 5_500_000.0),
 ) -> SyntheticScene:
     """A synthetic scene of `size` x `size` pixels of 10 m.
@@ -139,6 +151,7 @@ def synthetic_scene(
         size: pixels along a side, 32 or more.
         seed: decides everything; the same seed and size give the same scene.
         clouds: whether clouds and their shadows lie over Sentinel-2.
+        objects: whether ships, wind turbines, solar farms and greenhouses are planted.
         origin: easting and northing of the upper left corner in `EPSG:32633`.
 
     Raises:
@@ -159,6 +172,12 @@ def synthetic_scene(
     dem = _terrain(shape, generator)
     s2 = _reflectance(ids, landcover, cover, dem, generator)
     s1 = _backscatter(ids, landcover, cover, dem, generator)
+    placed = np.zeros((0, 5), dtype=np.int64)
+    if objects:  # drawn apart, so that the ground is the same without them
+        planter = np.random.default_rng([seed, size, 1])
+        placed = place_objects(landcover == 0, planter)
+        s2 = plant_reflectance(s2, placed, planter)
+        s1 = plant_backscatter(s1, placed, LOOKS, planter)
     cloud = np.zeros(shape, dtype=np.uint8)
     if clouds:
         cloud = _clouds(shape, generator)
@@ -169,6 +188,7 @@ def synthetic_scene(
         landcover=landcover,
         cloud=cloud,
         dem=dem,
+        objects=boxes_of(placed),
         crs=CRS,
         transform=(RESOLUTION_M, 0.0, origin[0], 0.0, -RESOLUTION_M, origin[1]),
     )
@@ -181,6 +201,7 @@ def write_synthetic_corpus(
     patch_size: int = 64,
     seed: int = 0,
     clouds: bool = False,
+    objects: bool = False,
 ) -> Path:
     """Write a corpus of synthetic patches; labels are `landcover` and `landcover_class`.
 
@@ -193,6 +214,7 @@ def write_synthetic_corpus(
         patch_size: pixels along a side of a patch.
         seed: decides everything; the same seed gives the same pixels.
         clouds: whether clouds and shadows lie over Sentinel-2; they are then in `cloud` too.
+        objects: whether objects are planted; labels are then `landcover` and the boxes `objects`.
 
     Returns:
         The folder.
@@ -208,7 +230,7 @@ def write_synthetic_corpus(
         raise SampleError(f"patches={patches}: a corpus needs at least one patch.")
     path = Path(dest)
     splits = _scene_splits(-(-patches // SCENE_PATCHES**2), seed)
-    info = _info(patch_size, seed, clouds=clouds)
+    info = _info(patch_size, seed, clouds=clouds, objects=objects)
     with CorpusWriter(path, info) as writer:
         for number, split in enumerate(splits):
             left = patches - number * SCENE_PATCHES**2
@@ -219,10 +241,11 @@ def write_synthetic_corpus(
                 SCENE_PATCHES * patch_size,
                 seed=seed * 1_000_003 + number,
                 clouds=clouds,
+                objects=objects,
                 origin=_origin(number, len(splits)),
             )
             for place in places:
-                writer.add(*_cut(scene, place, patch_size, split, clouds=clouds))
+                writer.add(*_cut(scene, place, patch_size, split, info))
     return path
 
 
@@ -358,7 +381,8 @@ def _clouded(
     return (s2 * light * (1 - opacity) + white * opacity).astype(np.float32)
 
 
-def _info(patch_size: int, seed: int, *, clouds: bool) -> CorpusInfo:
+def _info(patch_size: int, seed: int, *, clouds: bool, objects: bool) -> CorpusInfo:
+    planted = LabelSpec("objects", "boxes", OBJECTS)  # boxes and a class would share a key
     return CorpusInfo(
         name=f"synthetic-{seed}",
         licence="CC0-1.0",
@@ -367,7 +391,7 @@ def _info(patch_size: int, seed: int, *, clouds: bool) -> CorpusInfo:
         bands={"s1": S1_BANDS, "s2": S2_BANDS},
         labels=(
             LabelSpec("landcover", "mask", LANDCOVER),
-            LabelSpec("landcover_class", "label", LANDCOVER),
+            planted if objects else LabelSpec("landcover_class", "label", LANDCOVER),
         ),
         patch_size=patch_size,
         resolution_m=RESOLUTION_M,
@@ -404,8 +428,7 @@ def _cut(
     place: tuple[str, int, int],
     patch_size: int,
     split: str,
-    *,
-    clouds: bool,
+    info: CorpusInfo,
 ) -> tuple[PatchRecord, PatchPixels]:
     name, row, column = place
     top, left = row * patch_size, column * patch_size
@@ -416,8 +439,12 @@ def _cut(
     lon, lat = _LONLAT.transform(transform[2] + a * half, transform[5] + e * half)
     landcover, cloud = scene.landcover[window], scene.cloud[window]
     rasters: dict[str, NDArray[np.generic]] = {"landcover": landcover, "dem": scene.dem[window]}
-    if clouds:
+    if "cloud" in info.extras:
         rasters["cloud"] = cloud
+    found: dict[str, LabelValue] = {
+        "landcover_class": int(np.bincount(landcover.ravel()).argmax()),
+        "objects": window_boxes(scene.objects, top, left, patch_size),
+    }
     record = PatchRecord(
         id=name,
         lon=float(lon),
@@ -426,7 +453,7 @@ def _cut(
         transform=transform,
         split=split,
         cloud_percent=float(100 * np.isin(cloud, (1, 2)).mean()),
-        labels={"landcover_class": int(np.bincount(landcover.ravel()).argmax())},
+        labels={spec.name: found[spec.name] for spec in info.labels if spec.name in found},
     )
     pixels = PatchPixels(
         s1=encode_s1(scene.s1[window]), s2=encode_s2_reflectance(scene.s2[window]), rasters=rasters
