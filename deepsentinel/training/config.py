@@ -276,7 +276,7 @@ def _fit(hint: Any, value: Any) -> Any:  # noqa: PLR0911 - one line a type
     if origin is Literal:
         return value if any(value == a and type(value) is type(a) for a in args) else _WRONG
     if origin is tuple:
-        return _fit_each(args[0], value)
+        return _fit_each(args, value)
     if origin in (dict, Mapping):
         return _fit_mapping(args[1], value)
     if hint is float:
@@ -288,10 +288,13 @@ def _fit(hint: Any, value: Any) -> Any:  # noqa: PLR0911 - one line a type
     return value if isinstance(value, hint) else _WRONG
 
 
-def _fit_each(hint: Any, value: Any) -> Any:
+def _fit_each(hints: tuple[Any, ...], value: Any) -> Any:
     if not isinstance(value, list | tuple):
         return _WRONG
-    items = tuple(_fit(hint, item) for item in value)
+    wanted = [hints[0]] * len(value) if hints[-1] is Ellipsis else list(hints)
+    if len(wanted) != len(value):
+        return _WRONG
+    items = tuple(_fit(hint, item) for hint, item in zip(wanted, value, strict=True))
     return _WRONG if any(item is _WRONG for item in items) else items
 
 
@@ -346,7 +349,8 @@ def _words(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(repr(arg) for arg in args)
     if origin is tuple:
-        return f"list of {_words(args[0])}"
+        count = "" if args[-1] is Ellipsis else f"{len(args)} "
+        return f"list of {count}{_words(args[0])}"
     if origin in (dict, Mapping):
         return f"keys with {_words(args[1])}"
     if _section(hint) is not None:

@@ -25,6 +25,7 @@ class Run:
     mode: Annotated[Literal["full", "lora"], "What is trained."] = "full"
     label: Annotated[str | None, "Name of the label."] = None
     sensors: Annotated[tuple[str, ...], "What is shown."] = ("s1", "s2")
+    span: Annotated[tuple[float, float], "Least and most."] = (0.0, 1.0)
     frozen: Annotated[bool | float, "All, or until this share."] = False
     weights: Annotated[dict[str, float], "Of the classes."] = field(default_factory=dict)
     noise: Annotated[Noise, "What is added."] = Noise()
@@ -61,6 +62,7 @@ def test_file_then_words(tmp_path) -> None:
         ("corpus: a\nlr: .nan", [], "lr is nan"),
         ("corpus: a\nmode: half", [], r"mode is 'half' \(text\); expected 'full' or 'lora'"),
         ("corpus: a\nsensors: s1", [], r"sensors is 's1' \(text\); expected list of text"),
+        ("corpus: a\nspan: [1]", [], r"span is \[1\] \(list\); expected list of 2 number"),
         ("corpus: a\nlabel: 3", [], r"label is 3 \(integer\); expected text or null"),
         ("corpus: a\nnoise: 3", [], r"noise is 3 \(integer\); expected section"),
         ("corpus: a\nnoise:", [], r"noise is null; expected section"),
@@ -93,7 +95,14 @@ def test_no_file(tmp_path) -> None:
     [
         Run(corpus=Path("a")),
         Run(corpus=Path("a: b"), lr=1e-7, label="no", weights={"x y": 0.5}, extra=Noise()),
-        Run(corpus=Path("a"), frozen=0.5, sensors=(), mode="lora", noise=Noise(speckle=4)),
+        Run(
+            corpus=Path("a"),
+            frozen=0.5,
+            sensors=(),
+            span=(0.5, 2.0),
+            mode="lora",
+            noise=Noise(speckle=4),
+        ),
     ],
 )
 def test_written_and_read_again(tmp_path, run) -> None:
