@@ -34,8 +34,18 @@ def smooth_noise(shape: tuple[int, int], sigma: float, generator: Generator) -> 
         >>> smooth_noise((16, 16), 2.0, np.random.default_rng(0)).std().round(3)
         np.float32(1.0)
     """
-    response = np.exp(-2 * (np.pi * sigma * _frequency(shape)) ** 2)
+    response = gaussian_response(shape, sigma)
     return _shaped_noise(shape, response, generator)
+
+
+def gaussian_response(shape: tuple[int, int], sigma: float) -> NDArray[np.float64]:
+    """What smoothing with a Gaussian of `sigma` pixels multiplies the coefficients of `rfft2` by.
+
+    Example:
+        >>> gaussian_response((8, 8), 1.0).shape
+        (8, 5)
+    """
+    return np.asarray(np.exp(-2 * (np.pi * sigma * _frequency(shape)) ** 2))
 
 
 def blur(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
@@ -46,7 +56,7 @@ def blur(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
         np.float32(1.0)
     """
     shape = (image.shape[-2], image.shape[-1])
-    response = np.exp(-2 * (np.pi * sigma * _frequency(shape)) ** 2)
+    response = gaussian_response(shape, sigma)
     return np.fft.irfft2(np.fft.rfft2(image) * response, s=shape).astype(np.float32)
 
 
