@@ -92,3 +92,52 @@ def check_share(name: str, value: float) -> float:
     if not 0 <= value < 1:
         raise LabelError(f"{name}={value}: a share from 0 to below 1 is expected.")
     return value
+
+
+def check_gamma(gamma: float) -> float:
+    """The exponent of a focal loss.
+
+    Raises:
+        LabelError: below 0, or not finite.
+
+    Example:
+        >>> check_gamma(2.0)
+        2.0
+    """
+    if not 0 <= gamma < float("inf"):
+        raise LabelError(f"focal_gamma={gamma}: a finite number from 0 is expected.")
+    return gamma
+
+
+def check_weighted(weights: Sequence[float] | None, *losses: str) -> None:
+    """Class weights are given only where a loss in use takes them.
+
+    Raises:
+        LabelError: no cross entropy and no focal loss to weigh.
+
+    Example:
+        >>> check_weighted((1.0, 2.0), "focal")
+    """
+    if weights is not None and not {"cross_entropy", "focal"} & set(losses):
+        raise LabelError(
+            f"class_weights belong to the cross entropy and the focal loss, but "
+            f"loss={' '.join(losses)}, which weighs classes alike by nature. Leave one of them out."
+        )
+
+
+def check_smoothing(share: float, *losses: str) -> float:
+    """A share of label smoothing that the losses in use take.
+
+    Raises:
+        LabelError: not a share, or no cross entropy to smooth.
+
+    Example:
+        >>> check_smoothing(0.1, "cross_entropy", "dice")
+        0.1
+    """
+    if share and "cross_entropy" not in losses:
+        raise LabelError(
+            f"label_smoothing={share} belongs to the cross entropy, but loss={' '.join(losses)}. "
+            "Leave one of them out."
+        )
+    return check_share("label_smoothing", share)

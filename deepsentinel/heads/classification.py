@@ -1,33 +1,47 @@
 """Classes of whole patches: `ClassificationHead` on the embedding, and `Classifier`."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 from torch import Tensor, nn
 
-from deepsentinel.errors import UnknownNameError, nearest
 from deepsentinel.features import Classification, Encoder, Features
-from deepsentinel.heads.classes import check_classes, check_share, check_weights
-from deepsentinel.heads.losses import binary_cross_entropy, cross_entropy
+from deepsentinel.heads.classes import (
+    check_classes,
+    check_gamma,
+    check_smoothing,
+    check_weights,
+)
+from deepsentinel.heads.losses import (
+    CLASSIFICATION_LOSSES,
+    binary_cross_entropy,
+    binary_focal,
+    check_loss,
+    cross_entropy,
+    focal,
+)
 from deepsentinel.heads.model import Model
+from deepsentinel.heads.readout import HEADS, Readout
 from deepsentinel.heads.targets import label_target, multilabel_target
 from deepsentinel.sample import IGNORE_INDEX, Batch
 
-HeadName = Literal["linear", "mlp"]
-HEADS: tuple[HeadName, ...] = get_args(HeadName)
+__all__ = ["HEADS", "ClassificationHead", "Classifier"]
 
 
 class ClassificationHead(nn.Module):
-    """The embedding to logits of every class.
+    """Features to logits of every class of the patch.
 
     Args:
         embed_dim: D of the embedding.
         num_classes: K.
         multilabel: several classes a patch.
-        head: `"linear"`, one linear layer, or `"mlp"`, with one hidden layer of D units.
+        head: `"linear"`, `"mlp"` or `"attention"`, as in `Readout`.
+        in_channels: C_i of the encoder's maps, for `"attention"`.
         dropout: in front of the last layer.
+        loss: `"cross_entropy"` or `"focal"`; with `multilabel` the binary one of each class.
+        focal_gamma: how much less the focal loss counts what is already right; 0 is no less.
         class_weights: K weights of the loss.
-        label_smoothing: share of each target spread over all classes, 0 to 1.
+        label_smoothing: share of each target spread over all classes, 0 to 1; cross entropy only.
 
     Example:
         >>> import torch
@@ -45,28 +59,28 @@ class ClassificationHead(nn.Module):
         *,
         multilabel: bool = False,
         head: str = "linear",
+        in_channels: Sequence[int] = (),
         dropout: float = 0.0,
+        loss: str = "cross_entropy",
+        focal_gamma: float = 2.0,
         class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        if head not in HEADS:
-            raise UnknownNameError(f"unknown classification head {head!r}. {nearest(head, HEADS)}")
         self.num_classes = num_classes
         self.multilabel = multilabel
-        self.label_smoothing = check_share("label_smoothing", label_smoothing)
-        # The norm makes one learning rate suit every encoder, whatever its embedding's scale.
-        layers: list[nn.Module] = [nn.LayerNorm(embed_dim)]
-        if head == "mlp":
-            layers += [nn.Linear(embed_dim, embed_dim), nn.GELU()]
-        layers += [nn.Dropout(check_share("dropout", dropout)), nn.Linear(embed_dim, num_classes)]
-        self.layers = nn.Sequential(*layers)
+        self.loss_name = check_loss(loss, CLASSIFICATION_LOSSES)
+        self.focal_gamma = check_gamma(focal_gamma)
+        self.label_smoothing = check_smoothing(label_smoothing, loss)
+        self.readout = Readout(
+            embed_dim, num_classes, head=head, in_channels=in_channels, dropout=dropout
+        )
         weights = check_weights(class_weights, num_classes)
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Logits (B, K); `size` is not used."""
-        logits: Tensor = self.layers(features.embedding)
+        logits: Tensor = self.readout(features)
         return logits
 
     def loss(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -76,13 +90,14 @@ class ClassificationHead(nn.Module):
             SampleError: the batch has no `label`.
             LabelError: labels that the model cannot have: ids, number of classes, dtype.
         """
-        loss = binary_cross_entropy if self.multilabel else cross_entropy
-        value = loss(
-            logits,
-            self._target(batch),
-            class_weights=self.class_weights,
-            label_smoothing=self.label_smoothing,
-        )
+        target, weights = self._target(batch), self.class_weights
+        if self.loss_name == "focal":
+            hard = binary_focal if self.multilabel else focal
+            value = hard(logits, target, gamma=self.focal_gamma, class_weights=weights)
+        else:
+            even = binary_cross_entropy if self.multilabel else cross_entropy
+            smoothing = self.label_smoothing
+            value = even(logits, target, class_weights=weights, label_smoothing=smoothing)
         return {"loss": value}
 
     def decode(self, logits: Tensor) -> Classification:
@@ -108,16 +123,21 @@ class Classifier(Model[Classification]):
         encoder: any encoder, such as `deepsentinel.load_encoder()`.
         num_classes: K; ids count from 0.
         multilabel: several classes a patch; `label` is then multi-hot (B, K).
-        head: `"linear"` or `"mlp"`.
+        head: `"linear"`, one linear layer on the embedding; `"mlp"`, with a hidden layer;
+            `"attention"`, which also weighs the cells of the coarsest map, for what fills only a
+            part of the patch.
         class_names: K names.
         class_colours: K colours, `"#rrggbb"`.
         dropout: in front of the last layer.
-        class_weights: K weights of the loss.
-        label_smoothing: share of each target spread over all classes, 0 to 1.
+        loss: `"cross_entropy"` or `"focal"`; with `multilabel` the binary one of each class.
+        focal_gamma: how much less the focal loss counts what is already right; 0 is no less.
+        class_weights: K weights of the loss, such as `training.setup.class_weights` counts.
+        label_smoothing: share of each target spread over all classes, 0 to 1; cross entropy only.
 
     Raises:
-        LabelError: names, colours or weights that do not fit `num_classes`.
-        UnknownNameError: an unknown head.
+        LabelError: names, colours, weights or numbers that do not fit.
+        UnknownNameError: an unknown head or loss.
+        ShapeError: attention with an encoder that has no maps.
 
     Example:
         >>> import torch
@@ -139,6 +159,8 @@ class Classifier(Model[Classification]):
         class_names: Sequence[str] | None = None,
         class_colours: Sequence[str] | None = None,
         dropout: float = 0.0,
+        loss: str = "cross_entropy",
+        focal_gamma: float = 2.0,
         class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
@@ -150,7 +172,10 @@ class Classifier(Model[Classification]):
             num_classes,
             multilabel=multilabel,
             head=head,
+            in_channels=encoder.out_channels,
             dropout=dropout,
+            loss=loss,
+            focal_gamma=focal_gamma,
             class_weights=class_weights,
             label_smoothing=label_smoothing,
         )
@@ -160,6 +185,8 @@ class Classifier(Model[Classification]):
             "multilabel": multilabel,
             "head": head,
             "dropout": dropout,
+            "loss": loss,
+            "focal_gamma": focal_gamma,
             "class_weights": None if class_weights is None else list(map(float, class_weights)),
             "label_smoothing": label_smoothing,
         }

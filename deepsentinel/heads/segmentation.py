@@ -1,14 +1,21 @@
 """Classes of pixels: `SegmentationHead` on features, and `Segmenter`, encoder and head as one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from deepsentinel.features import Encoder, Features, Segmentation
-from deepsentinel.heads.classes import check_classes, check_share, check_weights
+from deepsentinel.heads.classes import (
+    check_classes,
+    check_gamma,
+    check_smoothing,
+    check_weighted,
+    check_weights,
+)
 from deepsentinel.heads.decoders import build_decoder
-from deepsentinel.heads.losses import cross_entropy, dice
+from deepsentinel.heads.losses import check_losses, cross_entropy, dice, focal, lovasz
 from deepsentinel.heads.model import Model
 from deepsentinel.heads.neck import to_pixels
 from deepsentinel.heads.targets import mask_target
@@ -22,11 +29,12 @@ class SegmentationHead(nn.Module):
         in_channels: C_i of the encoder's maps.
         strides: s_i of the encoder's maps.
         num_classes: K.
-        decoder: `"unet"`, `"unetplusplus"`, `"fpn"` or `"linear"`.
-        channels: width of the decoder.
-        class_weights: K weights of the cross entropy.
-        label_smoothing: share of each target spread over all classes, 0 to 1.
-        dice_weight: how much of the Dice loss is added to the cross entropy.
+        decoder: one of `decoders.DECODERS`.
+        channels: width of the decoder, a multiple of 32.
+        loss: `"cross_entropy"`, `"focal"`, `"dice"` or `"lovasz"`, or several by weight.
+        focal_gamma: how much less the focal loss counts what is already right; 0 is no less.
+        class_weights: K weights of the cross entropy and the focal loss.
+        label_smoothing: share of each target spread over all classes, 0 to 1; cross entropy only.
 
     Example:
         >>> import torch
@@ -45,14 +53,17 @@ class SegmentationHead(nn.Module):
         *,
         decoder: str = "unet",
         channels: int = 128,
+        loss: str | Mapping[str, float] = "cross_entropy",
+        focal_gamma: float = 2.0,
         class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
-        dice_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.label_smoothing = check_share("label_smoothing", label_smoothing)
-        self.dice_weight = dice_weight
+        self.loss_weights = check_losses(loss)
+        self.focal_gamma = check_gamma(focal_gamma)
+        check_weighted(class_weights, *self.loss_weights)
+        self.label_smoothing = check_smoothing(label_smoothing, *self.loss_weights)
         self.decoder = build_decoder(decoder, in_channels, strides, channels=channels)
         self.classify = nn.Conv2d(self.decoder.out_channels, num_classes, 1)
         weights = check_weights(class_weights, num_classes)
@@ -64,27 +75,28 @@ class SegmentationHead(nn.Module):
         return to_pixels(logits, self.decoder.out_stride, size)
 
     def loss(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """`loss`, `cross_entropy` and, where it is used, `dice` against `mask`; -1 counts nothing.
+        """`loss`, and by name what it is the weighted sum of, against `mask`; -1 counts nothing.
 
         Raises:
             SampleError: the batch has no `mask`.
             LabelError: the mask holds ids that the model lacks, or no integers.
         """
         target = mask_target(batch, self.num_classes, (logits.shape[-2], logits.shape[-1]))
-        entropy = cross_entropy(
-            logits,
-            target,
-            class_weights=self.class_weights,
-            label_smoothing=self.label_smoothing,
-        )
-        if not self.dice_weight:
-            return {"loss": entropy, "cross_entropy": entropy.detach()}
-        overlap = dice(logits, target)
-        return {
-            "loss": entropy + self.dice_weight * overlap,
-            "cross_entropy": entropy.detach(),
-            "dice": overlap.detach(),
-        }
+        parts = {name: self._loss(name, logits, target) for name in self.loss_weights}
+        weighted = [parts[name] * weight for name, weight in self.loss_weights.items()]
+        total = torch.stack(weighted).sum()
+        return {"loss": total, **{name: part.detach() for name, part in parts.items()}}
+
+    def _loss(self, name: str, logits: Tensor, target: Tensor) -> Tensor:
+        weights = self.class_weights
+        if name == "focal":
+            return focal(logits, target, gamma=self.focal_gamma, class_weights=weights)
+        if name == "dice":
+            return dice(logits, target)
+        if name == "lovasz":
+            return lovasz(logits, target)
+        smoothing = self.label_smoothing
+        return cross_entropy(logits, target, class_weights=weights, label_smoothing=smoothing)
 
     def decode(self, logits: Tensor) -> Segmentation:
         """Probabilities and classes (B, H, W) of the logits."""
@@ -101,18 +113,23 @@ class Segmenter(Model[Segmentation]):
     Args:
         encoder: any encoder, such as `deepsentinel.load_encoder()`.
         num_classes: K; ids count from 0.
-        decoder: `"unet"`, `"unetplusplus"` or `"fpn"` of segmentation-models-pytorch, or
-            `"linear"`, one linear layer on the encoder's maps.
+        decoder: `"unet"`, `"unetplusplus"`, `"fpn"`, `"deeplabv3plus"`, `"upernet"`, `"segformer"`
+            or `"dpt"` of segmentation-models-pytorch, or `"linear"`, one linear layer on the
+            encoder's maps.
         class_names: K names.
         class_colours: K colours, `"#rrggbb"`.
-        channels: width of the decoder.
-        class_weights: K weights of the cross entropy.
-        label_smoothing: share of each target spread over all classes, 0 to 1.
-        dice_weight: how much of the Dice loss is added to the cross entropy.
+        channels: width of the decoder, a multiple of 32.
+        loss: `"cross_entropy"`, `"focal"`, `"dice"` or `"lovasz"`; or several by weight, such as
+            `{"cross_entropy": 1, "dice": 0.5}`.
+        focal_gamma: how much less the focal loss counts what is already right; 0 is no less.
+        class_weights: K weights of the cross entropy and the focal loss, such as
+            `training.setup.class_weights` counts; Dice and Lovasz weigh classes alike by nature.
+        label_smoothing: share of each target spread over all classes, 0 to 1; cross entropy only.
 
     Raises:
-        LabelError: names, colours or weights that do not fit `num_classes`.
-        UnknownNameError: an unknown decoder.
+        LabelError: names, colours, weights or numbers that do not fit.
+        UnknownNameError: an unknown decoder or loss.
+        ShapeError: a width that is no multiple of 32.
 
     Example:
         >>> import torch
@@ -137,9 +154,10 @@ class Segmenter(Model[Segmentation]):
         class_names: Sequence[str] | None = None,
         class_colours: Sequence[str] | None = None,
         channels: int = 128,
+        loss: str | Mapping[str, float] = "cross_entropy",
+        focal_gamma: float = 2.0,
         class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
-        dice_weight: float = 0.0,
     ) -> None:
         classes = check_classes(num_classes, class_names, class_colours)
         head = SegmentationHead(
@@ -148,15 +166,17 @@ class Segmenter(Model[Segmentation]):
             num_classes,
             decoder=decoder,
             channels=channels,
+            loss=loss,
+            focal_gamma=focal_gamma,
             class_weights=class_weights,
             label_smoothing=label_smoothing,
-            dice_weight=dice_weight,
         )
         super().__init__(encoder, head, classes)
         self.options: dict[str, Any] = {
             "decoder": decoder,
             "channels": channels,
+            "loss": check_losses(loss),
+            "focal_gamma": focal_gamma,
             "class_weights": None if class_weights is None else list(map(float, class_weights)),
             "label_smoothing": label_smoothing,
-            "dice_weight": dice_weight,
         }

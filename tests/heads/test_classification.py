@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from deepsentinel.errors import LabelError, SampleError, UnknownNameError
-from deepsentinel.features import Classification, Head
-from deepsentinel.heads.classification import HEADS, Classifier
+from deepsentinel.errors import LabelError, SampleError, ShapeError, UnknownNameError
+from deepsentinel.features import Classification, Features, Head
+from deepsentinel.heads import losses
+from deepsentinel.heads.classification import HEADS, ClassificationHead, Classifier
+from deepsentinel.heads.readout import AttentionPool
 
 MULTI = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 1, -1], [0, 0, 0]])
 
@@ -69,7 +71,7 @@ def test_wrong_labels_are_refused(encoder, batch) -> None:
 
 
 def test_unknown_head(encoder) -> None:
-    with pytest.raises(UnknownNameError, match="linear mlp"):
+    with pytest.raises(UnknownNameError, match="linear mlp attention"):
         Classifier(encoder, 3, head="tree")
 
 
@@ -77,3 +79,56 @@ def test_one_class_needs_multilabel(encoder) -> None:
     assert Classifier(encoder, 1, multilabel=True).num_classes == 1
     with pytest.raises(LabelError, match="at least 2"):
         Classifier(encoder, 1)
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_focal_and_weights(encoder, batch, multilabel) -> None:
+    target = MULTI if multilabel else torch.tensor([0, 1, 2, -1])
+    options = {"class_weights": (1.0, 2.0, 0.5), "loss": "focal", "focal_gamma": 1.5}
+    model = Classifier(encoder, 3, multilabel, **options).eval()
+    loss = losses.binary_focal if multilabel else losses.focal
+    weights = torch.tensor(options["class_weights"])
+    wanted = loss(model.logits(batch), target, gamma=1.5, class_weights=weights)
+    assert torch.allclose(model.loss(batch | {"label": target})["loss"], wanted)
+
+
+def test_smoothing_without_a_cross_entropy_is_refused(encoder) -> None:
+    with pytest.raises(LabelError, match="loss=focal"):
+        Classifier(encoder, 3, loss="focal", label_smoothing=0.1)
+    with pytest.raises(UnknownNameError, match="'lovasz'"):
+        Classifier(encoder, 3, loss="lovasz")
+
+
+def test_attention_needs_a_map(encoder) -> None:
+    encoder.out_channels = ()
+    with pytest.raises(ShapeError, match="weighs the cells of a map"):
+        Classifier(encoder, 3, head="attention")
+
+
+def test_attention_is_the_slow_loop() -> None:
+    pool, maps = AttentionPool(12, heads=8), torch.randn(2, 12, 3, 4)
+    assert pool.heads == 6
+    found = pool(maps)
+    for b in range(2):
+        cells = torch.stack([maps[b, :, i, j] for i in range(3) for j in range(4)])
+        cells = (cells - cells.mean(1, keepdim=True)) / (cells.var(1, False)[:, None] + 1e-5).sqrt()
+        for h in range(6):
+            scores = torch.stack([pool.score(c)[h] for c in cells]).exp()
+            mean = sum(s * c[2 * h : 2 * h + 2] for s, c in zip(scores, cells, strict=True))
+            assert torch.allclose(found[b, 2 * h : 2 * h + 2], mean / scores.sum(), atol=1e-5)
+
+
+def test_attention_finds_what_fills_one_cell() -> None:
+    """The mean of a map drowns a small object; weights that are learnt do not."""
+    head = ClassificationHead(4, 2, head="attention", in_channels=(8,))
+    noise, label = torch.randn(64, 8, 8, 8), torch.arange(64) % 2
+    places = torch.randint(0, 8, (64, 2))
+    for i in range(64):
+        noise[i, 0, places[i, 0], places[i, 1]] += 8.0 * label[i]
+    features = Features(torch.zeros(64, 4), (noise,), (8,))
+    optimiser = torch.optim.Adam(head.parameters(), 3e-2)
+    for _ in range(150):
+        optimiser.zero_grad()
+        head.loss(head(features, (64, 64)), {"label": label})["loss"].backward()
+        optimiser.step()
+    assert (head(features, (64, 64)).argmax(1) == label).float().mean() > 0.9

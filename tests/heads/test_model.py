@@ -36,9 +36,10 @@ def small_encoder() -> FusionEncoder:
             class_names=NAMES,
             class_colours=COLOURS,
             class_weights=(1, 2, 3),
-            dice_weight=0.5,
+            loss={"cross_entropy": 1, "lovasz": 0.5},
         ),
         lambda e: Classifier(e, 3, multilabel=True, head="mlp", class_names=NAMES),
+        lambda e: Classifier(e, 3, True, head="attention", loss="focal", focal_gamma=1.5),
     ],
 )
 def test_saved_and_loaded_is_the_same(tmp_path, batch, build) -> None:

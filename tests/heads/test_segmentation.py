@@ -8,7 +8,9 @@ import torch
 
 from deepsentinel.errors import LabelError, SampleError, ShapeError, UnknownNameError
 from deepsentinel.features import Head, Segmentation
-from deepsentinel.heads.decoders import DECODERS
+from deepsentinel.heads import losses
+from deepsentinel.heads.decoders import DECODERS, MeanPool
+from deepsentinel.heads.neck import resample
 from deepsentinel.heads.segmentation import Segmenter
 
 PYRAMIDS = [
@@ -31,7 +33,7 @@ def test_logits_have_the_size_of_the_input(make_encoder, decoder, strides, chann
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_overfits_two_batches(encoder, batch, decoder) -> None:
-    model = Segmenter(encoder, 3, decoder, channels=32, dice_weight=0.5)
+    model = Segmenter(encoder, 3, decoder, channels=32, loss={"cross_entropy": 1, "dice": 0.5})
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     losses = []
     for step in range(40):
@@ -127,6 +129,74 @@ def test_wrong_classes_are_refused(encoder) -> None:
         Segmenter(encoder, 2, label_smoothing=1.0)
     with pytest.raises(UnknownNameError, match=r"'unett'. Did you mean 'unet'"):
         Segmenter(encoder, 2, "unett")
+    with pytest.raises(ShapeError, match=r"channels=40 of the decoder: a multiple of 32"):
+        Segmenter(encoder, 2, channels=40)
+    with pytest.raises(LabelError, match=r"label_smoothing=0.1 belongs to the cross entropy"):
+        Segmenter(encoder, 2, loss="focal", label_smoothing=0.1)
+    with pytest.raises(LabelError, match=r"class_weights belong to .* loss=dice lovasz"):
+        Segmenter(encoder, 2, loss={"dice": 1, "lovasz": 1}, class_weights=(1, 2))
+    with pytest.raises(LabelError, match=r"focal_gamma=-1"):
+        Segmenter(encoder, 2, loss="focal", focal_gamma=-1)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts(encoder, batch) -> None:
+    parts = {"cross_entropy": 1.0, "focal": 2.0, "dice": 0.5, "lovasz": 0.25}
+    options = {"class_weights": (1.0, 2.0, 3.0), "focal_gamma": 1.5}
+    model = Segmenter(encoder, 3, "linear", loss=parts, **options).eval()
+    logits, mask = model.logits(batch), batch["mask"]
+    weights = torch.tensor(options["class_weights"])
+    alone = {
+        "cross_entropy": losses.cross_entropy(logits, mask, class_weights=weights),
+        "focal": losses.focal(logits, mask, gamma=1.5, class_weights=weights),
+        "dice": losses.dice(logits, mask),
+        "lovasz": losses.lovasz(logits, mask),
+    }
+    found = model.loss(batch)
+    assert list(found) == ["loss", *parts]
+    for name, value in alone.items():
+        assert torch.allclose(found[name], value)
+    assert torch.allclose(found["loss"], sum(parts[k] * v for k, v in alone.items()))
+    assert [k for k, v in found.items() if v.requires_grad] == ["loss"]
+
+
+@pytest.mark.parametrize("loss", ["focal", "dice", "lovasz"])
+def test_each_loss_alone_learns(encoder, batch, loss) -> None:
+    model = Segmenter(encoder, 3, "linear", loss=loss)
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    before = model.loss(batch)["loss"].item()
+    for _ in range(60):
+        optimiser.zero_grad()
+        model.loss(batch)["loss"].backward()
+        optimiser.step()
+    known = batch["mask"] >= 0
+    found = model(batch["image_s1"], batch["image_s2"]).classes
+    assert (found == batch["mask"])[known].float().mean() > 0.85
+    assert model.loss(batch)["loss"] < 0.5 * before
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_one_patch_of_one_coarse_cell_trains(make_encoder, decoder) -> None:
+    """The last batch of an epoch may be one small patch, and batch norms refuse that."""
+    model = Segmenter(make_encoder((4, 16), (8, 16)), 3, decoder, channels=32)
+    model.encoder.eval()
+    mask = torch.zeros(1, 16, 16, dtype=torch.int64)
+    model.loss({"image_s2": torch.rand(1, 12, 16, 16), "mask": mask})["loss"].backward()
+    assert all(p.grad is not None for p in model.head.parameters())
+
+
+def test_deeplab_leaves_coarse_cells_in_their_place(make_encoder) -> None:
+    """As it comes, its upsampling stretches: a ramp of 4 cells would start and end too early."""
+    up = Segmenter(make_encoder(), 2, "deeplabv3plus", channels=32).head.decoder.decoder.up
+    x = torch.randn(1, 2, 4, 3)
+    assert torch.allclose(up(x), resample(x, 16, 4, 16, 12))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 7), (13, 6)])
+def test_means_of_a_map_are_torchs(size) -> None:
+    x = torch.randn(2, 3, *size)
+    for cells in (1, 2, 3, 6):
+        theirs = torch.nn.functional.adaptive_avg_pool2d(x, cells)
+        assert torch.allclose(MeanPool(cells)(x), theirs, atol=1e-6)
 
 
 def test_bfloat16(encoder, batch) -> None:
