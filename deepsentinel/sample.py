@@ -23,6 +23,8 @@ Batch: TypeAlias = dict[str, Any]
 """Patches stacked along a first axis B; `meta` is a list."""
 
 IMAGE_KEYS: dict[Sensor, str] = {"s1": "image_s1", "s2": "image_s2"}
+NEIGHBOUR_KEYS: dict[Sensor, str] = {"s1": "neighbour_s1", "s2": "neighbour_s2"}
+"""Images of a patch near by, where a dataset brings them."""
 IGNORE_INDEX = -1
 """Pixel of `mask` that no loss and no score counts."""
 

@@ -51,7 +51,7 @@ class Hiding:
             hidden[IMAGE_KEYS["s2"]] = self._without_hole(s2, generator)
         if all(key in batch for key in IMAGE_KEYS.values()):
             self._without_sensor(hidden, generator)
-        return _with_something(hidden, batch)
+        return with_something(hidden, batch)
 
     def _without_bands(self, s2: Tensor, generator: Generator) -> Tensor:
         count, bands = s2.shape[:2]
@@ -79,7 +79,7 @@ class Hiding:
             hidden[key] = image.masked_fill(lost[sensor].to(image.device)[:, None, None, None], NAN)
 
 
-def _with_something(hidden: Batch, batch: Batch) -> Batch:
+def with_something(hidden: Batch, batch: Batch) -> Batch:
     """Patches of which nothing would be left come back as they were."""
     keys = [key for key in IMAGE_KEYS.values() if key in batch]
     if not keys:

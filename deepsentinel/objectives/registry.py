@@ -39,6 +39,36 @@ ROWS: tuple[Row, ...] = (
         module="contrastive",
         kind="MoCo",
     ),
+    Row(
+        name="byol",
+        title="predict a momentum teacher's embedding of the other look; no negatives",
+        module="regularised",
+        kind="BYOL",
+    ),
+    Row(
+        name="vicreg",
+        title="agreement with variance and covariance held up; no negatives",
+        module="regularised",
+        kind="VICReg",
+    ),
+    Row(
+        name="tile2vec",
+        title="triplets of anchor, neighbour on the ground and distant patch",
+        module="tile2vec",
+        kind="Tile2Vec",
+    ),
+    Row(
+        name="masked",
+        title="masked reconstruction, of one sensor from the other too",
+        module="masked",
+        kind="Masked",
+    ),
+    Row(
+        name="vae",
+        title="variational auto-encoder",
+        module="variational",
+        kind="Variational",
+    ),
 )
 
 OBJECTIVES: tuple[str, ...] = tuple(row.name for row in ROWS)
