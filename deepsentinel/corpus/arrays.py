@@ -24,7 +24,7 @@ from deepsentinel.corpus.codes import (
     S2_OFFSET,
     S2_SCALE,
 )
-from deepsentinel.corpus.format import PATCHES_PER_SHARD, CorpusInfo, LabelSpec
+from deepsentinel.corpus.format import PATCHES_PER_SHARD, WORK_PATH, CorpusInfo, LabelSpec
 
 COMPRESSOR = "lz4"
 LEVEL = 5
@@ -63,6 +63,10 @@ class ArraySpec:
     def shard_path(self, shard: int) -> str:
         """File of one shard, relative to the Zarr group."""
         return "/".join([self.name, "c", str(shard), *("0" for _ in self.patch_shape)])
+
+    def part_path(self, shard: int) -> str:
+        """File of a shard that is being written, relative to the corpus."""
+        return f"{WORK_PATH}/{self.name}.{shard}.part"
 
 
 def corpus_arrays(info: CorpusInfo) -> dict[str, ArraySpec]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from deepsentinel.corpus.arrays import ArraySpec, corpus_arrays
 from deepsentinel.corpus.format import DATA_PATH, PATCHES_PER_SHARD, CorpusInfo
 from deepsentinel.corpus.index import index_schema, same_schema
-from deepsentinel.corpus.read import count_splits
+from deepsentinel.corpus.places import count_splits
 from deepsentinel.corpus.select import Selection
 from deepsentinel.corpus.shard import CRC_BYTES, ChunkError, crc32c, split_patch, table_bytes
 

@@ -17,6 +17,7 @@ INFO_PATH: Final = "corpus.json"
 INDEX_PATH: Final = "index.parquet"
 DATA_PATH: Final = "data.zarr"
 WORK_PATH: Final = ".writing"
+JOURNAL_PATH: Final = f"{WORK_PATH}/journal.jsonl"
 """Folder of a corpus that is being written: lock, journal and the shard in progress."""
 
 LabelKind = Literal["mask", "label", "multilabel", "boxes", "target"]

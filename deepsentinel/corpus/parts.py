@@ -13,7 +13,8 @@ from typing import Any
 
 from deepsentinel.corpus.copying import Place, ShardFile, damage_of
 from deepsentinel.corpus.format import dump_json
-from deepsentinel.corpus.journal import Journal, WriterLock, write_at
+from deepsentinel.corpus.journal import Journal, write_at
+from deepsentinel.corpus.lock import WriterLock
 from deepsentinel.corpus.shard import CRC_BYTES, dump_table, empty_table, fill_table, split_patch
 from deepsentinel.errors import CorpusExistsError
 from deepsentinel.store.local import make_folder, sync_path, write_atomic

@@ -1,6 +1,5 @@
 """Reading a corpus: patches by number, any bands in any order, as codes or in physical units."""
 
-import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,17 +16,18 @@ from deepsentinel.bands import Sensor, check_sensors, resolve_bands
 from deepsentinel.corpus.arrays import ArraySpec, corpus_arrays
 from deepsentinel.corpus.catalogue import named
 from deepsentinel.corpus.codes import NOT_OBSERVED, S1_SCALE, S2_CODE_OFFSET, S2_SCALE
+from deepsentinel.corpus.facts import load_info
 from deepsentinel.corpus.fetch import FetchedPatch, fetch_spans
 from deepsentinel.corpus.format import (
     DATA_PATH,
     INDEX_PATH,
     INFO_PATH,
+    JOURNAL_PATH,
     PATCHES_PER_SHARD,
     WORK_PATH,
     CorpusInfo,
 )
 from deepsentinel.corpus.index import (
-    info_crc,
     read_columns,
     read_index,
     record_columns,
@@ -35,6 +35,8 @@ from deepsentinel.corpus.index import (
     stated_info_crc,
 )
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
+from deepsentinel.corpus.pending import Pending, pending_patches
+from deepsentinel.corpus.places import Places
 from deepsentinel.corpus.protocol import Bands, PatchSource
 from deepsentinel.corpus.shard import ChunkError, decode_frame, split_patch
 from deepsentinel.errors import (
@@ -44,12 +46,11 @@ from deepsentinel.errors import (
     NotAuthorisedError,
     SplitError,
     StoreError,
-    StoreNotFoundError,
     TransientError,
     UnknownNameError,
     nearest,
 )
-from deepsentinel.store import LocalStore, Span, Store, is_local, open_store, pinned
+from deepsentinel.store import Span, Store, is_local, open_store, pinned
 
 _scratch = threading.local()
 
@@ -192,6 +193,7 @@ class Corpus:
             self._store, index_crc=self._stated_crc if self._checksum else None
         )
         self._arrays = corpus_arrays(self._static)
+        self._pending = self._find_pending()
         self._patches = pinned(self._store, INDEX_PATH)  # a corpus that changes has another index
         _ = self._places  # an index that cannot be read is an error here, not in some worker
 
@@ -217,8 +219,16 @@ class Corpus:
 
     @property
     def unfinished(self) -> bool:
-        """Whether a writer is at work on it, or was interrupted: there may be more to come."""
+        """Whether a writer is at work on it, or was interrupted: there may be more to come.
+
+        What was completed by the time the corpus was opened is in it all the same.
+        """
         return self._store.exists(WORK_PATH)
+
+    @property
+    def published(self) -> int:
+        """Patches that the index names; those behind them lie in a shard that is being written."""
+        return len(self) if self._pending is None else self._pending.published
 
     @cached_property
     def info(self) -> CorpusInfo:
@@ -469,6 +479,8 @@ class Corpus:
             raise  # that says nothing about the bytes
         except StoreError as error:
             if len(spans) == 1:
+                if self._span(places[0], names[0]) != spans[0]:  # its writer finished it just now
+                    return self._fetch(places, names, fresh=fresh)
                 raise self._corrupt(places[0], self._arrays[names[0]], None, error) from error
             alone = [self._fetch([p], [n], fresh=fresh)[0][n] for p in places for n in names]
             parts = iter(alone)  # one by one tells which it is
@@ -480,7 +492,9 @@ class Corpus:
 
     def _shard_path(self, number: int, spec: ArraySpec) -> str:
         shard = int(self._places.rows[number]) // PATCHES_PER_SHARD
-        return f"{DATA_PATH}/{spec.shard_path(shard)}"
+        path = f"{DATA_PATH}/{spec.shard_path(shard)}"
+        growing = number >= self.published and not self._store.exists(path)
+        return spec.part_path(shard) if growing else path
 
     def _corrupt(
         self, number: int, spec: ArraySpec, position: int | None, error: Exception
@@ -555,12 +569,12 @@ class Corpus:
         return tuple(stored.index(name) for name in resolved)
 
     @cached_property
-    def _places(self) -> "_Places":
+    def _places(self) -> Places:
         names = (*self._static.sensors, *self._static.rasters)
         columns = ["row", "split"]
         columns += [f"{name}_{part}" for name in names for part in ("offset", "size")]
         columns += [f"{sensor}_gaps" for sensor in self._static.sensors]
-        return _Places.of(self._read_index(columns), names, self._static.sensors)
+        return Places.of(self._read_index(columns), names, self._static.sensors)
 
     @cached_property
     def _records(self) -> dict[str, pa.ChunkedArray]:
@@ -584,9 +598,20 @@ class Corpus:
 
     def _stated_crc(self) -> str | None:
         """What the index says of `corpus.json`."""
-        return stated_info_crc(self._read_index([]).schema)
+        return stated_info_crc(self._read_published([]).schema)
+
+    def _find_pending(self) -> Pending | None:
+        if self._remote or not self._store.exists(JOURNAL_PATH):
+            return None
+        # The index first: what a writer at work moves into it in between is missing, not double.
+        published = self._read_published(["row"])["row"].to_pylist()
+        return pending_patches(self._store, self._static, published)
 
     def _read_index(self, columns: list[str] | None) -> pa.Table:
+        table = self._read_published(columns)
+        return table if self._pending is None else self._pending.extend(table)
+
+    def _read_published(self, columns: list[str] | None) -> pa.Table:
         try:
             return self._read_columns(columns)
         except (NotAuthorisedError, TransientError):
@@ -619,50 +644,6 @@ class _Plan:
         return (*self.bands, *self.rasters)
 
 
-@dataclass(frozen=True)
-class _Splits:
-    codes: NDArray[np.int32]
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Places:
-    """The few columns of the index that reading needs, as NumPy arrays; -1 for NULL."""
-
-    rows: NDArray[np.int64]
-    splits: _Splits
-    offsets: dict[str, NDArray[np.int64]]
-    sizes: dict[str, NDArray[np.int64]]
-    gaps: dict[str, NDArray[np.int64]]
-
-    @classmethod
-    def of(cls, table: pa.Table, names: Sequence[str], sensors: Sequence[Sensor]) -> "_Places":
-        return cls(
-            rows=table["row"].to_numpy(),
-            splits=_split_codes(table["split"]),
-            offsets={name: _integers(table[f"{name}_offset"]) for name in names},
-            sizes={name: _integers(table[f"{name}_size"]) for name in names},
-            gaps={sensor: _integers(table[f"{sensor}_gaps"]) for sensor in sensors},
-        )
-
-    def span(self, name: str, number: int) -> tuple[int, int]:
-        """Offset and size of the bytes of one array of one patch; -1 where it has none."""
-        return int(self.offsets[name][number]), int(self.sizes[name][number])
-
-
-def _integers(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    return np.asarray(pc.fill_null(column, -1).to_numpy(), dtype=np.int64)
-
-
-def _split_codes(column: pa.ChunkedArray) -> _Splits:
-    """Splits as codes; names in the order in which they first occur, NULL is -1."""
-    encoded = column.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.unify_dictionaries().combine_chunks()
-    codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
-    return _Splits(codes.astype(np.int32), tuple(encoded.dictionary.to_pylist()))
-
-
 def _plain(error: Exception) -> str:
     return str(error).rstrip(".")
 
@@ -689,64 +670,3 @@ def to_physical(sensor: Sensor, codes: NDArray[Any], out: NDArray[np.float32]) -
         out *= np.float32(S2_SCALE)
     else:
         out *= np.float32(S1_SCALE)
-
-
-def load_info(store: Store, *, index_crc: Callable[[], str | None] | None = None) -> CorpusInfo:
-    """`corpus.json` of the corpus in a store; read again if it came damaged over a network.
-
-    Args:
-        store: where the corpus lies.
-        index_crc: gives the checksum that the index states of it, if it states one.
-
-    Raises:
-        CorpusNotFoundError: there is none; what is there is listed.
-        CorpusError: it has another format version.
-        CorruptCorpusError: it is not JSON, or not what the index was written for.
-    """
-    try:
-        data = store.read(INFO_PATH)
-    except StoreNotFoundError as error:
-        raise _no_corpus(store, INFO_PATH) from error
-    if not store.exists(INDEX_PATH):
-        raise _no_corpus(store, INDEX_PATH)
-    stated = None if index_crc is None else index_crc()
-    try:
-        return _parse_info(store, data, stated)
-    except CorruptCorpusError:
-        if isinstance(store, LocalStore):
-            raise
-        return _parse_info(store, store.read(INFO_PATH), stated)
-
-
-def _parse_info(store: Store, data: bytes, stated: str | None) -> CorpusInfo:
-    """The facts in these bytes of a store."""
-    place = f"{store.url}/{INFO_PATH}"
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise CorruptCorpusError(f"{place} is not JSON: {error}.") from error
-    if stated is not None and info_crc(value) != stated:
-        raise CorruptCorpusError(
-            f"{place} is not what the index was written for: checksum (crc32c) {info_crc(value)}, "
-            f"the index states {stated}. Restore the file from where the corpus came from."
-        )
-    return CorpusInfo.from_json(value)
-
-
-def _no_corpus(store: Store, path: str) -> CorpusNotFoundError:
-    names = store.list()
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    there = f"It holds {' '.join(names[:8])}{more}." if names else "It is empty or missing."
-    return CorpusNotFoundError(
-        f"no corpus at {store.url}: {path} is not there. {there} A corpus is a folder with "
-        f"{INFO_PATH}, {INDEX_PATH} and {DATA_PATH}; `deepsentinel convert` makes one."
-    )
-
-
-def count_splits(table: pa.Table) -> dict[str, int]:
-    """Patches in each split of an index: train, val and test first, then others by name."""
-    splits = _split_codes(table["split"])
-    counts = {name: int((splits.codes == k).sum()) for k, name in enumerate(splits.names)}
-    usual = ("train", "val", "test")
-    order = sorted(counts, key=lambda name: (name not in usual, (*usual, name).index(name), name))
-    return {name: counts[name] for name in order}

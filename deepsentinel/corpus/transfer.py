@@ -26,11 +26,11 @@ from deepsentinel.corpus.copying import (
     file_bytes,
     plan_copy,
 )
+from deepsentinel.corpus.facts import load_info
 from deepsentinel.corpus.format import DATA_PATH, INDEX_PATH, INFO_PATH, CorpusInfo, dump_json
 from deepsentinel.corpus.index import read_columns, same_schema, write_index
 from deepsentinel.corpus.journal import write_at
 from deepsentinel.corpus.parts import WORK, Workplace, damaged_places, opened
-from deepsentinel.corpus.read import load_info
 from deepsentinel.corpus.select import Box, Selection
 from deepsentinel.corpus.shard import crc32c
 from deepsentinel.corpus.verify import Damage

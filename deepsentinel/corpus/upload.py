@@ -10,9 +10,9 @@ from typing import Any, Final
 import pyarrow as pa
 
 from deepsentinel.corpus.copying import CopyPlan, ShardFile, damage_of, file_bytes, plan_copy
+from deepsentinel.corpus.facts import load_info
 from deepsentinel.corpus.format import DATA_PATH, INDEX_PATH, INFO_PATH, WORK_PATH, dump_json
 from deepsentinel.corpus.index import same_schema
-from deepsentinel.corpus.read import load_info
 from deepsentinel.corpus.select import Selection
 from deepsentinel.corpus.shard import ChunkError, load_table, table_bytes
 from deepsentinel.corpus.transfer import (

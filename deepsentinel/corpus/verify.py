@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 from deepsentinel.bands import SENSORS
 from deepsentinel.corpus.arrays import ArraySpec, all_metadata, corpus_arrays, group_metadata
 from deepsentinel.corpus.codes import NOT_OBSERVED
+from deepsentinel.corpus.copying import damage_of
+from deepsentinel.corpus.facts import load_info
 from deepsentinel.corpus.fetch import fetch_spans
 from deepsentinel.corpus.format import (
     DATA_PATH,
     INDEX_PATH,
     INFO_PATH,
     PATCHES_PER_SHARD,
+    WORK_PATH,
     CorpusInfo,
 )
 from deepsentinel.corpus.index import stated_info_crc
-from deepsentinel.corpus.read import Corpus, load_info
+from deepsentinel.corpus.read import Corpus
 from deepsentinel.corpus.shard import (
     CRC_BYTES,
     MISSING,
@@ -116,7 +119,8 @@ def verify(
     access: dict[str, Any] = {"requester_pays": requester_pays, "storage_options": storage_options}
     check = _Check(Corpus(root, **access), open_store(root, **access))
     bad = [*check.facts(), *check.metadata(), *check.index(), *check.shards(progress)]
-    return VerifyReport(patches=len(check.rows), chunks=check.chunks, bad=tuple(bad))
+    bad += check.pending()
+    return VerifyReport(patches=len(check.corpus), chunks=check.chunks, bad=tuple(bad))
 
 
 class _Check:
@@ -126,12 +130,13 @@ class _Check:
         self.corpus = corpus
         self.store = store
         self.info: CorpusInfo = corpus.info
-        self.schema = corpus.index.schema
+        self.table = corpus.index.slice(0, corpus.published)
+        self.schema = self.table.schema
         self.arrays = corpus_arrays(corpus.info)
-        names = [n for n in corpus.index.column_names if n.endswith(("_offset", "_size", "_gaps"))]
-        self.columns = {n: _filled(corpus.index[n]) for n in names if n != "boa_offset"}
-        self.rows = _filled(corpus.index["row"])
-        self.ids: list[str] = corpus.index["id"].to_pylist()
+        names = [n for n in self.table.column_names if n.endswith(("_offset", "_size", "_gaps"))]
+        self.columns = {n: _filled(self.table[n]) for n in names if n != "boa_offset"}
+        self.rows = _filled(self.table["row"])
+        self.ids: list[str] = self.table["id"].to_pylist()
         self.chunks = 0
 
     def facts(self) -> Iterator[Damage]:
@@ -194,7 +199,7 @@ class _Check:
         rows, counts = np.unique(self.rows, return_counts=True)
         for row in rows[counts > 1].tolist():
             yield Damage("", INDEX_PATH, f"row {row} is taken more than once")
-        shards = _filled(self.corpus.index["shard"])
+        shards = _filled(self.table["shard"])
         for place in np.flatnonzero(shards != self.rows // PATCHES_PER_SHARD).tolist():
             yield Damage(self.ids[place], INDEX_PATH, f"shard {shards[place]} does not fit its row")
 
@@ -209,6 +214,17 @@ class _Check:
             checked += len(places)
             if progress is not None:
                 progress(checked, len(self.rows))
+
+    def pending(self) -> Iterator[Damage]:
+        """Patches of a shard that is being written, by their checksums."""
+        for number in range(self.corpus.published, len(self.corpus)):
+            [patch] = self.corpus.fetch([number], rasters=self.info.rasters)
+            for name, data in patch.data.items():
+                if data is not None:
+                    self.chunks += self.arrays[name].chunks
+                    reason = damage_of(self.arrays[name], data)
+                    if reason is not None:
+                        yield Damage(self.corpus.record(number).id, WORK_PATH, reason)
 
     def _shard(self, spec: ArraySpec, shard: int, places: NDArray[np.int64]) -> Iterator[Damage]:
         path = f"{DATA_PATH}/{spec.shard_path(shard)}"

@@ -22,11 +22,13 @@ from deepsentinel.corpus.arrays import (
     names_chunk,
 )
 from deepsentinel.corpus.codes import IGNORE_CODE, NOT_OBSERVED
+from deepsentinel.corpus.facts import load_info
 from deepsentinel.corpus.footprint import locate
 from deepsentinel.corpus.format import (
     DATA_PATH,
     INDEX_PATH,
     INFO_PATH,
+    JOURNAL_PATH,
     PATCHES_PER_SHARD,
     WORK_PATH,
     CorpusInfo,
@@ -40,10 +42,11 @@ from deepsentinel.corpus.index import (
     same_schema,
     write_index,
 )
-from deepsentinel.corpus.journal import Journal, WriterLock
+from deepsentinel.corpus.journal import Journal
+from deepsentinel.corpus.lock import WriterLock
 from deepsentinel.corpus.part import Place, ShardPart, next_shard_row
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
-from deepsentinel.corpus.read import count_splits, load_info
+from deepsentinel.corpus.places import count_splits
 from deepsentinel.errors import CorpusError, CorpusExistsError, LabelError, ShapeError, StoreError
 from deepsentinel.store import open_store
 from deepsentinel.store.local import replacing, write_atomic
@@ -56,9 +59,9 @@ class CorpusWriter:
     """Writes patches into a new corpus, continues an interrupted one, or appends to a finished one.
 
     Leaving the `with` block without an error finishes the corpus. Leaving it with one (or being
-    killed) leaves a corpus that opens with its finished shards; a new writer at the same place
-    continues behind the last completed patch, and what comes out is the same, byte for byte, as
-    without the interruption. What a finished corpus holds is never changed: patches that are
+    killed) leaves a corpus that opens with every completed patch; a new writer at the same place
+    continues behind the last of them, and what comes out is the same, byte for byte, as without
+    the interruption. What a finished corpus holds is never changed: patches that are
     appended begin a new shard.
 
     Args:
@@ -94,7 +97,7 @@ class CorpusWriter:
         self._check_place(resume=resume)
         with self._explained():
             self._lock = WriterLock(self._root / WORK_PATH / "lock")
-            self._journal = Journal(self._root / WORK_PATH / "journal.jsonl")
+            self._journal = Journal(self._root / JOURNAL_PATH)
         self._parts: dict[str, ShardPart] = {}
         self._pending: list[Mapping[str, Any]] = []
         self._snapshot: frozenset[str] | None = None
@@ -316,7 +319,7 @@ class CorpusWriter:
             shard = self._next // PATCHES_PER_SHARD
             self._parts[name] = ShardPart(
                 spec,
-                self._root / WORK_PATH / f"{name}.{shard}.part",
+                self._root / spec.part_path(shard),
                 self._root / DATA_PATH / spec.shard_path(shard),
             )
         return self._parts[name]

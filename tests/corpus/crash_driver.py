@@ -54,11 +54,14 @@ def patch(k: int) -> tuple[PatchRecord, PatchPixels]:
     return PatchRecord(id=f"p{k}", lon=0.1 * k, lat=50.0, split="train", labels={"kind": k}), pixels
 
 
-def write(root: Path, count: int = PATCHES) -> None:
+def write(root: Path, count: int = PATCHES) -> frozenset[str]:
+    """Write what is missing; the ids that were there."""
     with CorpusWriter(root, INFO) as writer:
+        there = writer.done
         for k in range(count):
             if f"p{k}" not in writer.done:
                 writer.add(*patch(k))
+    return there
 
 
 class Trap:
@@ -134,10 +137,10 @@ def digests(root: Path) -> dict[str, str]:
     }
 
 
-def check_what_is_left(root: Path) -> None:
+def check_what_is_left(root: Path) -> set[str]:
     """It opens (if it was a corpus at all), every patch in it is right, and no shard is broken."""
     if not (root / "corpus.json").exists():
-        return
+        return set()
     corpus = Corpus(root, checksum=True)
     assert corpus.info.count == len(corpus)
     for i in range(len(corpus)):
@@ -145,6 +148,9 @@ def check_what_is_left(root: Path) -> None:
         assert np.array_equal(corpus.read(i).s2, patch(k)[1].s2), k
     report = verify(root)
     assert report.ok, report
+    assert report.patches == len(corpus)
+    assert corpus.info.splits == ({"train": len(corpus)} if len(corpus) else {})
+    return set(corpus.index["id"].to_pylist())
 
 
 def survive(folder: Path, start: Path | None) -> int:
@@ -163,12 +169,12 @@ def survive(folder: Path, start: Path | None) -> int:
         root, spring = folder / "crashed", (tear, fill_disk, tear, interrupt)[spring_at % 4]
         begin(root)
         crash(root, spring_at, spring)
-        check_what_is_left(root)
+        left = check_what_is_left(root)
         if spring_at % 5 == 0:  # the successor may die as well
             crash(root, spring_at // 2 + 1, spring)
-            check_what_is_left(root)
+            left = check_what_is_left(root)
         with Trap(0, tear):
-            write(root)
+            assert write(root) == left  # what the successor counts as completed, readers had seen
         assert digests(root) == wanted, (spring.__name__, spring_at)
         shutil.rmtree(root)
     return trap.count

@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepsentinel.corpus.codes import S1_NOT_OBSERVED
+from deepsentinel.corpus.facts import load_info
 from deepsentinel.corpus.format import CorpusInfo, dump_json
 from deepsentinel.corpus.index import info_crc, stated_info_crc
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
-from deepsentinel.corpus.read import Corpus, load_info, open_corpus
+from deepsentinel.corpus.read import Corpus, open_corpus
 from deepsentinel.corpus.write import CorpusWriter
 from deepsentinel.errors import (
     BandError,
