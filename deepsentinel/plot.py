@@ -163,16 +163,18 @@ def patch_figure(
 def sheet_figure(
     rows: Sequence[Mapping[str, RGBImage]],
     *,
-    scheme: Scheme,
+    scheme: Scheme | None = None,
     classes: Sequence[int] = (),
+    captions: Sequence[str] = (),
     suptitle: str | None = None,
 ) -> Figure:
     """Patches below one another, the same pictures of each side by side, with a legend of classes.
 
     Args:
-        rows: for each patch (H, W, 3) uint8 by title, left to right.
+        rows: for each patch (H, W, 3) uint8 by title, left to right; what a patch lacks stays empty.
         scheme: names and colours of the legend.
         classes: class ids in the legend.
+        captions: text left of each row.
         suptitle: title of the whole.
 
     Example:
@@ -183,16 +185,22 @@ def sheet_figure(
     """
     if not rows:
         raise SampleError("there is nothing to plot: no patch was given.")
-    titles = list(rows[0])
-    figure = Figure(figsize=(2.3 * len(titles), 2.3 * len(rows) + 0.9), layout="constrained")
+    titles = list(dict.fromkeys(title for row in rows for title in row))
+    margin = 0.1 * max((len(line) for c in captions for line in c.splitlines()), default=0)
+    side = (2.3 * len(titles) + margin, 2.3 * len(rows) + 0.9)
+    figure = Figure(figsize=side, layout="constrained")
     grid = figure.subplots(len(rows), len(titles), squeeze=False)
     for place, (row, axes) in enumerate(zip(rows, grid, strict=True)):
         for title, axis in zip(titles, axes, strict=True):
-            axis.imshow(row[title], interpolation="nearest")
             axis.set_axis_off()
+            if title in row:
+                axis.imshow(row[title], interpolation="nearest")
             if place == 0:
                 axis.set_title(title)
-    if classes:
+    for axes, caption in zip(grid, captions, strict=False):
+        text = axes[0].text(-0.04, 0.5, caption, transform=axes[0].transAxes, fontsize="small")
+        text.set(ha="right", va="center")
+    if scheme is not None and classes:
         _add_legend(figure, scheme, classes)
     if suptitle is not None:
         figure.suptitle(suptitle)

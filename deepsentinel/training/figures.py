@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from deepsentinel.errors import ReportError
@@ -53,6 +54,7 @@ def curves_figure(
         if mark is not None:
             axis.axvline(mark, color="0.6", linestyle="--", linewidth=1)
         axis.set(xlabel=x, title=title)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     return figure
@@ -85,7 +87,11 @@ def confusion_figure(matrix: ArrayLike, names: Sequence[str]) -> Figure:
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    axis.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+    axis.set_xticks(range(len(names)), names)
+    if max(map(len, names), default=0) > 4:  # they would run into each other
+        axis.tick_params("x", rotation=60)
+        for label in axis.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
     axis.set_yticks(range(len(names)), names)
     axis.set(xlabel="predicted", ylabel="target")
     figure.colorbar(image, label="share of the target class", shrink=0.8)

@@ -1,0 +1,125 @@
+"""The report of a fine-tuning against what it was made from."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from deepsentinel.errors import SampleError
+from deepsentinel.heads.classification import Classifier
+from deepsentinel.training.evaluate import evaluate_model
+from deepsentinel.training.finetune_report import write_finetune_report
+from deepsentinel.training.report import read_report
+from deepsentinel.training.sheet import judge, scheme_of, sheet
+
+HISTORY = [
+    {"epoch": 1, "train_loss": 1.2, "val_loss": 1.1, "miou": 0.2, "lr": 1e-3},
+    {"epoch": 2, "train_loss": 0.9, "val_loss": 1.0, "miou": 0.3, "lr": 5e-4},
+]
+
+
+def test_it_says_what_evaluation_says(tmp_path, model, samples):
+    segmenter, data = model(), samples(5)
+    data[1]["image_s1"][:] = float("nan")
+    data[1]["image_s2"][:] = float("nan")
+    page = write_finetune_report(
+        segmenter, data, HISTORY, tmp_path, best_epoch=2, facts={"lr": 1e-3}, batch_size=2
+    )
+    scores = evaluate_model(segmenter, data)
+    stored = json.loads((tmp_path / "report.json").read_text())
+    for name in ("miou", "pixel_accuracy"):
+        assert stored["metrics"][name] == pytest.approx(scores[name])
+    assert stored["metrics"]["per_class"] == pytest.approx(scores["per_class"])
+    assert stored["metrics"]["patches_without_observation"] == 1
+    assert stored["facts"] == {"lr": 1e-3}
+    kept = [data[i] for i in (0, 2, 3, 4)]
+    target = torch.stack([s["mask"] for s in kept])
+    found = torch.stack([segmenter.predict(_batch(s)).classes[0] for s in kept])
+    counts = [[int(((target == i) & (found == j)).sum()) for j in range(3)] for i in range(3)]
+    assert stored["metrics"]["confusion"] == counts
+    per_class = read_report(tmp_path).table("per_class")
+    assert per_class.column("labelled") == tuple(map(sum, counts))
+    np.testing.assert_allclose(
+        [np.nan if v is None else v for v in per_class.column("recall")],
+        np.diag(counts) / np.sum(counts, 1),
+    )
+    rows = list(csv.DictReader((tmp_path / "history.csv").read_text().splitlines()))
+    assert [float(row["miou"]) for row in rows] == [0.2, 0.3]
+    assert page.name == "report.html"
+    assert "in epoch 2 of 2" in page.read_text()
+    for name in ("curves", "confusion", "sheet"):
+        assert imread(tmp_path / f"{name}.png").std() > 0.01
+
+
+def _batch(sample):
+    from deepsentinel.sample import collate
+
+    return collate([sample])
+
+
+def test_the_best_come_before_the_worst_and_the_unlabelled_not_at_all(model, samples):
+    segmenter, data = model(), samples(6)
+    data[2]["mask"][:] = -1
+    data[3]["image_s1"] = torch.full_like(data[3]["image_s1"], float("nan"))
+    data[3]["image_s2"] = torch.full_like(data[3]["image_s2"], float("nan"))
+    judged = judge(segmenter, data)
+    assert sorted(j.place for j in judged) == [0, 1, 4, 5]
+    segmenter.eval()
+    with torch.no_grad():
+        losses = {j.place: float(segmenter.loss(_batch(data[j.place]))["loss"]) for j in judged}
+    assert [j.loss for j in judged] == pytest.approx(sorted(losses.values()))
+    assert [losses[j.place] for j in judged] == pytest.approx([j.loss for j in judged])
+    assert [j.id for j in judged if j.place == 4] == ["p0-4"]
+    assert len(judge(segmenter, samples(9), most=3)) == 3
+    assert not segmenter.training
+
+
+def test_the_sheet_shows_target_and_prediction(model, samples):
+    segmenter, data = model(), samples(3)
+    figure = sheet(segmenter, data, judge(segmenter, data)[:2], ["best 1", "best 2"])
+    assert len(figure.axes) == 2 * 4
+    assert [a.get_title() for a in figure.axes[:4]] == [
+        "Sentinel-2",
+        "Sentinel-1",
+        "target",
+        "prediction",
+    ]
+    place = judge(segmenter, data)[1].place
+    colours = scheme_of(segmenter).palette
+    shown = figure.axes[7].images[0].get_array()
+    np.testing.assert_array_equal(
+        shown, colours[segmenter.predict(_batch(data[place])).classes[0].numpy()]
+    )
+    assert "best 1\np0-" in figure.axes[0].texts[0].get_text()
+    assert "of pixels right" in figure.axes[0].texts[0].get_text()
+    with pytest.raises(SampleError, match="no patch"):
+        sheet(segmenter, data, [])
+
+
+def test_classes_of_patches_are_told_in_words(model, samples, tmp_path):
+    classifier = model("classifier")
+    data = [{k: v for k, v in s.items() if k != "image_s1"} for s in samples(3)]
+    figure = sheet(classifier, data, judge(classifier, data))
+    words = figure.axes[0].texts[0].get_text()
+    assert "target: " in words
+    assert "predicted: " in words
+    assert len(figure.axes) == 3
+    write_finetune_report(classifier, data, HISTORY, tmp_path, best_epoch=1)
+    assert read_report(tmp_path).metrics["accuracy"] == evaluate_model(classifier, data)["accuracy"]
+
+
+def test_several_classes_a_patch_have_no_confusion_matrix(model, samples, tmp_path):
+    classifier = Classifier(model("classifier").encoder, 3, multilabel=True)
+    data = samples(4)
+    for i, sample in enumerate(data):
+        sample["label"] = torch.tensor([1, i % 2, 0])
+    write_finetune_report(classifier, data, HISTORY, tmp_path, best_epoch=1)
+    report = read_report(tmp_path)
+    assert [p.name for p in report.pictures] == ["curves", "sheet"]
+    assert report.table("per_class").columns == ("class", "score")
+    assert "confusion" not in report.metrics
+    words = sheet(classifier, data, judge(classifier, data)).axes[0].texts[0].get_text()
+    assert "target: 0" in words
