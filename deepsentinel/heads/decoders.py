@@ -216,7 +216,10 @@ class UperNet(nn.Module):
 
 
 class Segformer(nn.Module):
-    """Segformer's decoder over strides 4 to 32: one linear layer a map, one over all of them."""
+    """Segformer's decoder over strides 4 to 32: one linear layer a map, one over all of them.
+
+    Its parts are put together here, for its own sizes cannot be left free in a graph.
+    """
 
     def __init__(
         self, in_channels: Sequence[int], strides: Sequence[int], *, channels: int
@@ -225,23 +228,26 @@ class Segformer(nn.Module):
 
         super().__init__()
         self.neck = Neck(in_channels, strides, _STRIDES)
-        self.decoder = _for_one_cell(
-            SegformerDecoder(
-                encoder_channels=[1, *self.neck.out_channels],
-                encoder_depth=len(_STRIDES),
-                segmentation_channels=channels,
-            )
+        decoder = SegformerDecoder(
+            encoder_channels=[1, *self.neck.out_channels],
+            encoder_depth=len(_STRIDES),
+            segmentation_channels=channels,
         )
+        self.layers: Any = decoder.mlp_stage  # coarse to fine
+        self.fuse: Any = _for_one_cell(decoder.fuse_stage)
         self.out_channels: int = channels
         self.out_stride: int = _STRIDES[0]
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Maps (B, out_channels, h, w)."""
         maps = self.neck(_even(features), size)
-        height, width = (n * _STRIDES[0] for n in maps[0].shape[-2:])
-        pixels = maps[0].new_zeros(1, 1, 1, 1).expand(1, 1, height, width)  # only its size is read
-        decoded: Tensor = self.decoder([pixels, *maps])
-        return decoded
+        height, width = maps[0].shape[-2:]
+        coarse_first = zip(self.layers, reversed(maps), reversed(_STRIDES), strict=True)
+        resampled = [
+            resample(layer(m), s, self.out_stride, height, width) for layer, m, s in coarse_first
+        ]
+        fused: Tensor = self.fuse(torch.cat(resampled, dim=1))
+        return fused
 
 
 class Dpt(nn.Module):
@@ -288,7 +294,7 @@ class Dpt(nn.Module):
 
 
 class MeanPool(nn.Module):
-    """`nn.AdaptiveAvgPool2d` as two products of matrices.
+    """`nn.AdaptiveAvgPool2d` as two weighted sums.
 
     That one has no deterministic backward pass on a GPU, and no graph of free size.
 
@@ -304,7 +310,8 @@ class MeanPool(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Maps (B, C, h, w) as (B, C, output_size, output_size), which may overlap."""
         rows, columns = (self._shares(n, maps) for n in maps.shape[-2:])
-        return rows @ maps @ columns.T
+        of_rows = (maps.unsqueeze(2) * rows.unsqueeze(-1)).sum(3)  # (B, C, output_size, w)
+        return (of_rows.unsqueeze(3) * columns).sum(4)
 
     def _shares(self, cells_given: int, like: Tensor) -> Tensor:
         """(output_size, n): the share of each cell in each mean."""
