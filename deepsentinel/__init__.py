@@ -14,6 +14,7 @@ _PUBLIC: dict[str, str] = {
     "DeepSentinelDataModule": "deepsentinel.datasets.datamodule",
     "DeepSentinelDataset": "deepsentinel.datasets.dataset",
     "DeepSentinelStream": "deepsentinel.datasets.stream",
+    "Detector": "deepsentinel.heads.detection",
     "Encoder": "deepsentinel.features",
     "Features": "deepsentinel.features",
     "FusionEncoder": "deepsentinel.encoders.fusion",
@@ -34,6 +35,7 @@ __all__ = [
     "DeepSentinelDataModule",
     "DeepSentinelDataset",
     "DeepSentinelStream",
+    "Detector",
     "Encoder",
     "Features",
     "FusionEncoder",
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from deepsentinel.encoders.fusion import FusionEncoder
     from deepsentinel.features import Encoder, Features, Prediction
     from deepsentinel.heads.classification import Classifier
+    from deepsentinel.heads.detection import Detector
     from deepsentinel.heads.model import load_model
     from deepsentinel.heads.segmentation import Segmenter
     from deepsentinel.sample import collate

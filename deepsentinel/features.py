@@ -87,6 +87,48 @@ class Segmentation(Prediction):
     """int64 (B, H, W)."""
 
 
+@dataclass(frozen=True, eq=False)
+class Detection(Prediction):
+    """Objects in patches, one entry of each list a patch; N differs from patch to patch."""
+
+    boxes: list[Tensor]
+    """float32 (N, 4) each: x0, y0, x1, y1 in pixels, within the patch."""
+    scores: list[Tensor]
+    """(N,) each, from 0 to 1, descending."""
+    labels: list[Tensor]
+    """int64 (N,) each: class ids from 0, no background among them."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """The same detections on another device, as `Tensor.to` takes it."""
+        lists = (self.boxes, self.scores, self.labels)
+        return type(self)(*([t.to(*args, **kwargs) for t in tensors] for tensors in lists))
+
+
+@dataclass(frozen=True, eq=False)
+class Regression(Prediction):
+    """Quantities of pixels or of whole patches, in the units of the target."""
+
+    values: Tensor
+    """(B, K, H, W), or (B, K) of patches."""
+
+
+@dataclass(frozen=True, eq=False)
+class Matching(Prediction):
+    """Whether the Sentinel-1 and the Sentinel-2 patch of each pair show the same place.
+
+    Pairs that lack a sensor are NaN, their class -1.
+    """
+
+    similarity: Tensor
+    """(B,) cosine of the two vectors of each pair."""
+    probabilities: Tensor
+    """(B,) that both show the same place."""
+    classes: Tensor
+    """int64 (B,): 1 the same place, 0 another, -1 not known."""
+    vectors: Tensor
+    """(B, 2, D) of unit length, Sentinel-1 then Sentinel-2, for search across sensors."""
+
+
 @runtime_checkable
 class Encoder(Protocol):
     """Anything that turns patches of either or both sensors into `Features`.

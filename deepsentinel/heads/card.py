@@ -1,9 +1,16 @@
 """The model card of a whole model: what it predicts, from what, and how to use it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from deepsentinel.encoders.card import Card
+
+_TASKS: Final = {
+    "classification": ("classes of whole patches", "prediction.classes.shape"),
+    "detection": ("classes of objects, with their boxes,", "prediction.boxes[0].shape"),
+    "segmentation": ("classes of pixels", "prediction.classes.shape"),
+}
+"""Of each task what is predicted, and what the snippet prints of a prediction."""
 
 
 def model_card(name: str, config: Mapping[str, Any]) -> str:
@@ -22,7 +29,7 @@ def model_card(name: str, config: Mapping[str, Any]) -> str:
     stored = config["encoder"].get("card")
     card = Card.from_json(stored) if stored else Card(name=config["encoder"]["kind"])
     parts = [_front(card, config["task"]), f"# {name.rpartition('/')[2]}", _summary(card, config)]
-    parts += [_usage(name, card), _classes(config), _encoder(card)]
+    parts += [_usage(name, card, config["task"]), _classes(config), _encoder(card)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -33,14 +40,14 @@ def _front(card: Card, task: str) -> str:
 
 
 def _summary(card: Card, config: Mapping[str, Any]) -> str:
-    what = "classes of pixels" if config["task"] == "segmentation" else "classes of whole patches"
+    what, _ = _TASKS[config["task"]]
     return (
         f"Predicts {len(config['class_names'])} {what} from Sentinel-1 and Sentinel-2 patches, with "
         f"the encoder {card.name or card.backbone or 'of its config'} and a head trained on it."
     )
 
 
-def _usage(name: str, card: Card) -> str:
+def _usage(name: str, card: Card, task: str) -> str:
     if not card.sensors:
         return ""
     level = {"s1": "-12.0)  # dB", "s2": "0.05)  # reflectance"}
@@ -51,7 +58,7 @@ def _usage(name: str, card: Card) -> str:
     ]
     given = ", ".join(f'{s}={s}, {s}_bands=model.encoder.bands["{s}"]' for s in card.sensors)
     lines += ["with torch.inference_mode():", f"    prediction = model({given})"]
-    lines += ["print(prediction.classes.shape, model.class_names)"]
+    lines += [f"print({_TASKS[task][1]}, model.class_names)"]
     return "\n".join(["## Use", "", "```python", *lines, "```"])
 
 

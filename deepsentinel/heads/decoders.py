@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from deepsentinel.errors import ShapeError, UnknownNameError, nearest
 from deepsentinel.features import Features
-from deepsentinel.heads.neck import Neck, cells, resample
+from deepsentinel.heads.neck import Neck, cells, even, resample
 
 DecoderName = Literal[
     "unet", "unetplusplus", "fpn", "deeplabv3plus", "upernet", "segformer", "dpt", "linear"
@@ -85,7 +85,7 @@ class Stack(nn.Module):
         height, width = (cells(n, self.out_stride) for n in size)
         resampled = [
             resample(m, s, self.out_stride, height, width)
-            for m, s in zip(_even(features).maps, features.strides, strict=True)
+            for m, s in zip(even(features).maps, features.strides, strict=True)
         ]
         return torch.cat(resampled, dim=1)
 
@@ -121,7 +121,7 @@ class Unet(nn.Module):
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Maps (B, out_channels, h, w)."""
-        maps = self.neck(_even(features), size)
+        maps = self.neck(even(features), size)
         height, width = (n * self.neck.wanted[0] for n in maps[0].shape[-2:])
         pixels = maps[0].new_zeros(1, 1, 1, 1).expand(1, 1, height, width)  # only its size is read
         decoded: Tensor = self.decoder([pixels, *maps])
@@ -151,7 +151,7 @@ class Fpn(nn.Module):
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Maps (B, out_channels, h, w)."""
-        decoded: Tensor = self.decoder(list(self.neck(_even(features), size)))
+        decoded: Tensor = self.decoder(list(self.neck(even(features), size)))
         return decoded
 
 
@@ -182,7 +182,7 @@ class DeepLab(nn.Module):
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Maps (B, out_channels, h, w)."""
-        fine, coarse = self.neck(_even(features), size)
+        fine, coarse = self.neck(even(features), size)
         decoded: Tensor = self.decoder([fine, fine, fine, coarse])
         return decoded
 
@@ -210,7 +210,7 @@ class UperNet(nn.Module):
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Maps (B, out_channels, h, w)."""
-        maps = self.neck(_even(features), size)
+        maps = self.neck(even(features), size)
         decoded: Tensor = self.decoder([maps[0], maps[0], *maps])
         return decoded
 
@@ -240,7 +240,7 @@ class Segformer(nn.Module):
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Maps (B, out_channels, h, w)."""
-        maps = self.neck(_even(features), size)
+        maps = self.neck(even(features), size)
         height, width = maps[0].shape[-2:]
         coarse_first = zip(self.layers, reversed(maps), reversed(_STRIDES), strict=True)
         resampled = [
@@ -281,7 +281,7 @@ class Dpt(nn.Module):
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Maps (B, out_channels, h, w)."""
-        maps = self.neck(_even(features), size)
+        maps = self.neck(even(features), size)
         total: Tensor | None = None
         for block, reassemble, level in zip(
             self.fuse, reversed(self.reassemble), reversed(maps), strict=True
@@ -357,14 +357,3 @@ def _for_one_cell(decoder: nn.Module) -> nn.Module:
 
 def _strides(of_encoder: Sequence[int]) -> tuple[int, ...]:
     return (2, *_STRIDES) if min(of_encoder) <= 2 else _STRIDES
-
-
-def _even(features: Features) -> Features:
-    """Features with each cell of each map normalised over its channels.
-
-    Encoders differ by orders of magnitude in the scale of their maps; now one learning rate suits
-    all of them.
-    """
-    last = (m.movedim(1, -1) for m in features.maps)
-    even = tuple(F.layer_norm(m, m.shape[-1:]).movedim(-1, 1) for m in last)
-    return Features(features.embedding, even, features.strides)

@@ -35,6 +35,9 @@ FORMAT_VERSION: Final = 1
 
 _MODELS: Final = {
     "classification": ("deepsentinel.heads.classification", "Classifier"),
+    "detection": ("deepsentinel.heads.detection", "Detector"),
+    "matching": ("deepsentinel.heads.matching", "Matcher"),
+    "regression": ("deepsentinel.heads.regression", "Regressor"),
     "segmentation": ("deepsentinel.heads.segmentation", "Segmenter"),
 }
 

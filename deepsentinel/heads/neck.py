@@ -152,3 +152,20 @@ def to_pixels(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
         torch.Size([1, 5, 61, 50])
     """
     return resample(maps, stride, 1, *size)
+
+
+def even(features: Features) -> Features:
+    """Features with each cell of each map normalised over its channels.
+
+    Encoders differ by orders of magnitude in the scale of their maps; now one learning rate suits
+    all of them.
+
+    Example:
+        >>> import torch
+        >>> maps = (torch.tensor([100.0, 300.0]).reshape(1, 2, 1, 1),)
+        >>> even(Features(torch.zeros(1, 2), maps, (4,))).maps[0].flatten().round().tolist()
+        [-1.0, 1.0]
+    """
+    last = (m.movedim(1, -1) for m in features.maps)
+    maps = tuple(F.layer_norm(m, m.shape[-1:]).movedim(-1, 1) for m in last)
+    return Features(features.embedding, maps, features.strides)

@@ -9,6 +9,7 @@ from deepsentinel.errors import TrainingError
 from deepsentinel.features import Prediction
 from deepsentinel.heads.model import Model
 from deepsentinel.sample import IGNORE_INDEX, Batch
+from deepsentinel.training.scores_detection import DetectionScores
 
 TITLES: Final[dict[str, str]] = {
     "miou": "mean IoU over the classes that occur in target or prediction",
@@ -17,6 +18,9 @@ TITLES: Final[dict[str, str]] = {
     "macro_f1": "mean F1 over the classes that occur in target or prediction",
     "macro_map": "mean average precision over the classes that occur in the target",
     "micro_map": "average precision over all pairs of patch and class",
+    "map": "mean average precision of boxes over classes that occur and overlaps of 0.50 to 0.95",
+    "ap50": "average precision of boxes that overlap by half, mean over the classes that occur",
+    "ap75": "average precision of boxes that overlap by three quarters, mean over those classes",
 }
 
 
@@ -51,6 +55,8 @@ def scores_for(model: Model[Any]) -> Scores:
     """
     if model.task == "segmentation":
         return SegmentationScores(model.class_names)
+    if model.task == "detection":
+        return DetectionScores(model.class_names)
     if getattr(model, "multilabel", False):
         return MultilabelScores(model.class_names)
     return ClassificationScores(model.class_names)

@@ -11,6 +11,7 @@ from deepsentinel.labels import Scheme
 TASKS: Final[dict[str, tuple[LabelKind, ...]]] = {
     "segmentation": ("mask",),
     "classification": ("label", "multilabel"),
+    "detection": ("boxes",),
 }
 """Kinds of label that each task can be trained on."""
 
@@ -20,7 +21,7 @@ def pick_label(info: CorpusInfo, task: str, name: str | None = None) -> LabelSpe
 
     Args:
         info: facts of the corpus.
-        task: `"segmentation"` or `"classification"`.
+        task: `"segmentation"`, `"classification"` or `"detection"`.
         name: of the label; needed only where several would do.
 
     Raises:
@@ -54,23 +55,26 @@ def model_for(encoder: Encoder, label: LabelSpec, *, decoder: str = "unet") -> M
     Args:
         encoder: any encoder.
         label: as `pick_label` returns it.
-        decoder: of a `Segmenter`; a `Classifier` is linear.
+        decoder: of a `Segmenter`; a `Classifier` is linear, a `Detector` finds centre points.
 
     Raises:
-        LabelError: the label has no classes, or is neither of classes of pixels nor of patches.
+        LabelError: the label has no classes, or is of a kind that no model learns.
     """
     from deepsentinel.heads.classification import Classifier
+    from deepsentinel.heads.detection import Detector
     from deepsentinel.heads.segmentation import Segmenter
 
     if not any(label.kind in kinds for kinds in TASKS.values()):
         raise LabelError(
             f"label {label.name!r} is of kind {label.kind!r}, for which there is no model; a mask, "
-            "label or multilabel can be learnt."
+            "label, multilabel or boxes can be learnt."
         )
     scheme = _scheme(label)
     names, colours = scheme.names, scheme.colours
     if label.kind == "mask":
         return Segmenter(encoder, len(scheme), decoder, class_names=names, class_colours=colours)
+    if label.kind == "boxes":
+        return Detector(encoder, len(scheme), class_names=names, class_colours=colours)
     return Classifier(
         encoder,
         len(scheme),

@@ -6,6 +6,7 @@ from deepsentinel.corpus.format import CorpusInfo, LabelSpec
 from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import DeepSentinelError, LabelError, UnknownNameError
 from deepsentinel.heads.classification import Classifier
+from deepsentinel.heads.detection import Detector
 from deepsentinel.heads.segmentation import Segmenter
 from deepsentinel.labels import scheme
 from deepsentinel.training.setup import model_for, pick_label
@@ -14,6 +15,7 @@ COVER = LabelSpec("cover", "mask", scheme("worldcover"))
 OTHER = LabelSpec("other", "mask", scheme("corine-1"))
 KIND = LabelSpec("kind", "label", scheme("corine-1"))
 TAGS = LabelSpec("tags", "multilabel", scheme("bigearthnet-19"))
+OBJECTS = LabelSpec("objects", "boxes", scheme("osm"))
 HEIGHT = LabelSpec("height", "target", channels=("m",))
 
 
@@ -38,6 +40,13 @@ def test_the_only_fitting_label_is_picked():
     assert pick_label(all_kinds, "segmentation") == COVER
     assert pick_label(all_kinds, "classification") == KIND
     assert pick_label(info(TAGS), "classification") == TAGS
+
+
+def test_boxes_are_for_a_detector(encoder):
+    assert pick_label(info(COVER, OBJECTS), "detection") == OBJECTS
+    model = model_for(encoder, OBJECTS)
+    assert isinstance(model, Detector)
+    assert model.class_names == scheme("osm").names
 
 
 def test_several_need_a_name():
@@ -85,8 +94,9 @@ def test_what_has_no_classes_gets_no_model(encoder):
 
 def test_a_target_is_no_classification(encoder):
     """Even with classes: a model would be trained on what it cannot read."""
-    with pytest.raises(LabelError, match="boxes"):
-        model_for(encoder, LabelSpec("things", "boxes", scheme("worldcover")))
+    height = LabelSpec("things", "target", scheme("worldcover"), channels=("m",))
+    with pytest.raises(LabelError, match="target"):
+        model_for(encoder, height)
 
 
 def test_an_unknown_decoder_lists_the_known_ones(encoder):
