@@ -93,6 +93,20 @@ def s1_dn_to_db(dn: Array, *, calibration_db: float = -83.0) -> Array:
     return db
 
 
+def evi(nir: Array, red: Array, blue: Array) -> Array:
+    """Enhanced vegetation index of reflectance in B08, B04 and B02; not finite where it has no value.
+
+    Huete et al., "Overview of the radiometric and biophysical performance of the MODIS vegetation
+    indices", Remote Sensing of Environment 83, 2002, equation 2 with its coefficients.
+
+    Example:
+        >>> round(float(evi(np.float32(0.4), np.float32(0.05), np.float32(0.03))), 3)
+        0.593
+    """
+    index: Array = 2.5 * (nir - red) / (nir + 6.0 * red - 7.5 * blue + 1.0)
+    return index
+
+
 def check_reflectance(values: Array, *, name: str = "s2") -> None:
     """Raise if observed values cannot be surface reflectance on the 0 to 1 scale.
 

@@ -13,14 +13,16 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from deepsentinel.errors import SampleError
+from deepsentinel.features import Features
 from deepsentinel.objectives.hiding import Hiding
+from deepsentinel.objectives.objective import Objective
 from deepsentinel.sample import Batch
 
 TEACHER_KEY = "teacher"
 """Key of a batch under which the teacher's map lies: (B, D, h, w)."""
 
 
-class Distillation(nn.Module):
+class Distillation(Objective):
     """Smooth L1 between a teacher's dense and pooled features and predictions from the encoder.
 
     The batch holds, beside the images, the teacher's map of the whole, unhidden patch under
@@ -84,18 +86,34 @@ class Distillation(nn.Module):
                 f"the batch has no {TEACHER_KEY!r}, the teacher's map of the unhidden patch; it "
                 f"holds {sorted(batch)}."
             )
-        teacher: Tensor = batch[TEACHER_KEY]
         features = encoder.encode(self.hiding(batch, generator))
+        dense, pooled = self.compare(features, batch[TEACHER_KEY])
+        return {"loss": dense + pooled, "dense": dense.detach(), "pooled": pooled.detach()}
+
+    def compare(self, features: Features, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Dense and pooled loss of features against a teacher's map (B, D, h, w).
+
+        Patches of which the teacher's map is not finite, because it could not see them, do not count.
+        """
+        counted = teacher.isfinite().flatten(1).all(dim=1)
+        teacher = teacher.masked_fill(~counted[:, None, None, None], 0.0)
         target = (teacher - self.mean) / self.std
         size = (teacher.shape[-2], teacher.shape[-1])
         met = [
             at_size(lateral(m), size)
             for lateral, m in zip(self.laterals, features.maps, strict=True)
         ]
-        dense = F.smooth_l1_loss(self.dense(torch.stack(met).sum(0)), target)
         whole = (teacher.mean((2, 3)) - self.mean[:, 0, 0]) / self.pooled_std
-        pooled = F.smooth_l1_loss(self.pooled(features.embedding), whole)
-        return {"loss": dense + pooled, "dense": dense.detach(), "pooled": pooled.detach()}
+        return (
+            _smooth_l1(self.dense(torch.stack(met).sum(0)), target, counted),
+            _smooth_l1(self.pooled(features.embedding), whole, counted),
+        )
+
+
+def _smooth_l1(found: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
+    """Mean over the patches that count; 0 where none does."""
+    errors = F.smooth_l1_loss(found, wanted, reduction="none").flatten(1).mean(dim=1)
+    return (errors * counted).sum() / counted.sum().clamp_min(1)
 
 
 def at_size(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -69,6 +69,24 @@ ROWS: tuple[Row, ...] = (
         module="variational",
         kind="Variational",
     ),
+    Row(
+        name="pix2pix",
+        title="conditional GAN from Sentinel-1 to true colour or EVI",
+        module="translation",
+        kind="Translation",
+    ),
+    Row(
+        name="alae",
+        title="adversarial latent auto-encoder",
+        module="latent",
+        kind="AdversarialLatent",
+    ),
+    Row(
+        name="distillation",
+        title="features of one or more teachers of the zoo, from less than they see",
+        module="teachers",
+        kind="Teachers",
+    ),
 )
 
 OBJECTIVES: tuple[str, ...] = tuple(row.name for row in ROWS)
@@ -135,9 +153,9 @@ def _kind(name: str) -> Any:
 def _converted(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911 - one return a kind
     """A value as YAML gives it in the type of an option."""
     if get_origin(hint) in {Union, UnionType}:
-        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
-        if value is None and len(kinds) < len(get_args(hint)):
-            return None
+        kinds = get_args(hint)
+        if any(isinstance(value, kind) for kind in kinds if isinstance(kind, type)):
+            return value
         return _converted(value, kinds[0], where)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):

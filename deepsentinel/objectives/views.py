@@ -7,8 +7,9 @@ import torch
 from torch import Generator, Tensor
 
 from deepsentinel.bands import SENSORS, channel_bands
-from deepsentinel.encoders.door import MIN_SIZE
+from deepsentinel.encoders.door import MIN_SIZE, Check
 from deepsentinel.encoders.fusion import FusionEncoder
+from deepsentinel.encoders.pretrained import Pretrained
 from deepsentinel.encoders.stems import place
 from deepsentinel.errors import ConfigError, SampleError, nearest
 from deepsentinel.features import Features
@@ -20,7 +21,7 @@ Between = Literal["views", "sensors", "both"]
 """What attracts: two views of a patch, its two sensors, or one or the other patch by patch."""
 
 
-def images_of(encoder: FusionEncoder, batch: Batch) -> Batch:
+def images_of(encoder: Pretrained, batch: Batch) -> Batch:
     """What the encoder reads of a batch: its sensors and bands in its order, NaN for what is absent.
 
     Raises:
@@ -50,8 +51,13 @@ def images_of(encoder: FusionEncoder, batch: Batch) -> Batch:
     return images
 
 
-def encode(encoder: FusionEncoder, images: Batch) -> Features:
+def encode(encoder: FusionEncoder, images: Batch, *, check: Check | None = None) -> Features:
     """Features of images that are in the bands and the order of the encoder.
+
+    Args:
+        encoder: that reads them.
+        images: as `images_of` makes them.
+        check: of units, instead of the encoder's own.
 
     Example:
         >>> encoder = FusionEncoder("resnet10t", s1_bands=("VH",))
@@ -63,6 +69,7 @@ def encode(encoder: FusionEncoder, images: Batch) -> Features:
         s2=images.get(IMAGE_KEYS["s2"]),
         s1_bands=encoder.bands.get("s1"),
         s2_bands=encoder.bands.get("s2"),
+        check=check,
     )
     return features
 
