@@ -27,6 +27,7 @@ _PUBLIC: dict[str, str] = {
     "list_encoders": "deepsentinel.zoo.load",
     "load_encoder": "deepsentinel.zoo.load",
     "load_model": "deepsentinel.heads.model",
+    "pretrain": "deepsentinel.training.pretrain",
     "verify": "deepsentinel.corpus.verify",
 }
 
@@ -49,6 +50,7 @@ __all__ = [
     "list_encoders",
     "load_encoder",
     "load_model",
+    "pretrain",
     "verify",
 ]
 
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from deepsentinel.heads.segmentation import Segmenter
     from deepsentinel.sample import collate
     from deepsentinel.training.finetune import finetune
+    from deepsentinel.training.pretrain import pretrain
     from deepsentinel.zoo.load import list_encoders, load_encoder
 
 

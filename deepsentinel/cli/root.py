@@ -14,6 +14,7 @@ from deepsentinel.cli.corpus import info, plot, stats, verify
 from deepsentinel.cli.demo import demo
 from deepsentinel.cli.encoders import encoders
 from deepsentinel.cli.finetune import finetune
+from deepsentinel.cli.pretrain import pretrain
 from deepsentinel.cli.transfer import download, upload
 from deepsentinel.errors import DeepSentinelError
 
@@ -36,6 +37,7 @@ for verb in (
     plot,
     encoders,
     finetune,
+    pretrain,
     demo,
 ):
     app.command()(verb)

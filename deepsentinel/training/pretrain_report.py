@@ -1,0 +1,62 @@
+"""The report of a pretraining: curves, probes and how fast it went."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from deepsentinel.encoders.card import Card
+from deepsentinel.training.config import plain
+from deepsentinel.training.figures import curves_figure
+from deepsentinel.training.parts import Picture, Table
+from deepsentinel.training.pretrain_config import PretrainConfig
+from deepsentinel.training.pretrain_state import LogRow
+from deepsentinel.training.report import Report
+
+_NOT_LOSSES: Final = frozenset({
+    "step", "epoch", "lr", "replaced", "grad_norm", "patches_per_s", "megapixels_per_s",
+    "data_wait", "memory_gb", "gpu_use", "embedding_std", "effective_rank",
+})  # fmt: skip
+_SPEED: Final = ("patches_per_s", "megapixels_per_s", "data_wait", "gpu_use", "memory_gb")
+
+
+def pretrain_report(config: PretrainConfig, card: Card, log: Sequence[LogRow]) -> Report:
+    """The report of a run that came to its end.
+
+    Args:
+        config: of the run.
+        card: of its encoder.
+        log: all its rows.
+    """
+    logged = [row for row in log if "loss" in row]
+    probes = [row for row in log if "knn" in row]
+    warnings = tuple(f"Step {row['step']}: {row['warning']}" for row in log if "warning" in row)
+    losses = [name for name in logged[-1] if name not in _NOT_LOSSES]
+    pictures = [_curves("losses", "Losses", logged, losses)]
+    pictures += [_curves("rate", "Learning rate", logged, ["lr"])]
+    pictures += [_curves("rank", "Effective rank of embeddings", logged, ["effective_rank"])]
+    pictures += [_curves("spread", "Spread of embeddings", logged, ["embedding_std"])]
+    if probes:
+        pictures.append(_curves("probe", "Nearest neighbours", probes, ["knn", "knn_band_stats"]))
+    options = plain(config) | {"storage_options": None, "requester_pays": None}
+    return Report(
+        title=f"Pretraining of {card.name}",
+        metrics={"last": logged[-1], "speed": _speed(logged), "probes": probes},
+        facts={"training": dict(card.training), "options": options},
+        tables=(Table.of("log", logged, title="Log"),),
+        pictures=tuple(pictures),
+        notes=(str(card.training["data"]), *warnings),
+    )
+
+
+def _curves(name: str, title: str, rows: Sequence[LogRow], columns: Sequence[str]) -> Picture:
+    numbers = [{k: float(v) for k, v in row.items() if isinstance(v, int | float)} for row in rows]
+    return Picture.of(name, curves_figure(numbers, {title: columns}, x="step"), title=title)
+
+
+def _speed(rows: Sequence[LogRow]) -> dict[str, float]:
+    """Mean over the rows; the greatest memory."""
+    found: dict[str, float] = {}
+    for name in _SPEED:
+        values = [float(v) for row in rows if isinstance(v := row.get(name), int | float)]
+        if values:
+            found[name] = max(values) if name == "memory_gb" else sum(values) / len(values)
+    return found
