@@ -146,6 +146,14 @@ class UnitsWarning(UserWarning):
     """Values that are possible but suggest another unit, such as an offset left in."""
 
 
+class TrainingWarning(UserWarning):
+    """A training that can go on but may teach less, or be scored better, than it seems."""
+
+
+class LeakWarning(TrainingWarning):
+    """Patches that judge a model lie where it was trained."""
+
+
 class CacheWarning(UserWarning):
     """The cache on the local disk cannot be used; bytes are read from their origin."""
 

@@ -4,32 +4,38 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import Trainer
-from torch.utils.data import Dataset
 
+from deepsentinel.datasets.stream import DeepSentinelStream
 from deepsentinel.encoders.fusion import FusionEncoder
-from deepsentinel.errors import TrainingError
+from deepsentinel.errors import MissingExtraError
 from deepsentinel.heads.model import Model, load_weights
-from deepsentinel.sample import PatchMeta, Sample
 from deepsentinel.training.checkpoint import Row, RunFolder, State, check_options
-from deepsentinel.training.loader import EpochLoader, in_order
+from deepsentinel.training.loader import EpochLoader, StreamLoader, in_order
+from deepsentinel.training.lora import LoRA, adapted
+from deepsentinel.training.options import FinetuneConfig, Precision
+from deepsentinel.training.preflight import Samples, check_start, described
+from deepsentinel.training.ranks import from_first, join, rank, together, world_size
 from deepsentinel.training.scores import scores_for
-from deepsentinel.training.task import Interrupts, Plan, ProgressBar, Task, best_epoch, is_finished
-
-Samples = Dataset[Sample] | list[Sample]
-"""A map-style dataset of samples, or a list of them."""
+from deepsentinel.training.task import (
+    Augmenter,
+    Interrupts,
+    ProgressBar,
+    Task,
+    best_epoch,
+    is_finished,
+)
 
 # What the run folder, the callbacks and the loaders do instead of Lightning.
 _OURS: Final[dict[str, Any]] = {
-    "devices": 1,
     "enable_checkpointing": False,
     "enable_progress_bar": False,
     "enable_model_summary": False,
@@ -70,26 +76,31 @@ class FinetuneResult:
 
 def finetune(
     model: Model[Any],
-    train: Samples,
+    train: Samples | DeepSentinelStream,
     val: Samples,
     *,
     out_dir: str | Path,
     epochs: int = 20,
+    batch_size: int = 16,
     lr: float = 1e-3,
     encoder_lr: float | None = None,
+    layer_decay: float = 1.0,
     freeze_encoder: bool = False,
-    batch_size: int = 16,
-    num_workers: int = 0,
+    unfreeze_epoch: int | None = None,
+    lora: LoRA | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.05,
     grad_clip: float = 1.0,
     patience: int | None = 10,
     seed: int = 0,
+    augment: Augmenter | None = None,
     resume: bool = True,
     progress: bool = True,
     logger: Any = None,
+    tensorboard: bool = False,
+    num_workers: int = 0,
     accelerator: str = "auto",
-    precision: str = "32-true",
+    precision: Precision = "auto",
     deterministic: bool = True,
 ) -> FinetuneResult:
     """Train a model on labelled patches and keep its best epoch.
@@ -98,27 +109,39 @@ def finetune(
     from its last complete epoch when it is repeated, and ends as if nothing had happened; repeated
     after its end it returns the result at once.
 
+    Processes that `torchrun` started together share each batch; the first one writes.
+
     Args:
-        model: a `Segmenter` or `Classifier`; its weights are changed.
-        train: map-style dataset of samples with the model's target, `mask` or `label`.
-        val: such a dataset from other places; it chooses the best epoch.
+        model: any model, such as a `Segmenter`; its weights are changed.
+        train: map-style dataset of samples with the model's target, such as `mask` or `label`; or
+            a `DeepSentinelStream`, which brings its own order.
+        val: map-style dataset from other places; it chooses the best epoch.
         out_dir: folder for `last.ckpt`, `best` and `metrics.csv`, made if need be.
         epochs: passes over `train`.
+        batch_size: patches a step, over all processes.
         lr: learning rate of the head, at its height.
-        encoder_lr: of the encoder; a tenth of `lr` if `None`.
-        freeze_encoder: leave the encoder as it is, running statistics of its normalisation too.
-        batch_size: patches a batch.
-        num_workers: worker processes that read; 0 reads in this one.
+        encoder_lr: of the encoder; a tenth of `lr` if `None`, or `lr` itself with `lora`.
+        layer_decay: the encoder's rate falls by this factor from each block to the one before it.
+        freeze_encoder: leave the encoder as it is, running statistics of its normalisation too; a
+            linear probe, where the head is linear.
+        unfreeze_epoch: epoch, from 1, in which a frozen encoder begins to learn.
+        lora: train low-rank changes of the encoder's layers instead of its weights; they are merged
+            into what is kept, which is a model like any other.
         weight_decay: of AdamW, on matrices and kernels only.
         warmup: share of all steps over which the learning rate rises; then it falls as a cosine.
         grad_clip: greatest norm of the gradient.
         patience: epochs without a better score after which to stop; `None` never stops early.
-        seed: decides order, dropout and random transforms.
+        seed: decides order, dropout and random changes.
+        augment: called with each training batch, once it is on the device, and a generator that
+            follows from seed and step; such as `deepsentinel.datasets.augment.Augment()`.
         resume: go on with what `out_dir` holds; `False` starts over.
         progress: show a progress bar.
-        logger: a Lightning logger that gets the history too.
+        logger: a Lightning logger, or a list of them, that gets the history too.
+        tensorboard: write the history for TensorBoard, into the folder `tensorboard`.
+        num_workers: worker processes that read; 0 reads in this one.
         accelerator: as Lightning's `Trainer` takes it: `"auto"`, `"cpu"`, `"gpu"`.
-        precision: likewise: `"32-true"`, `"bf16-mixed"`.
+        precision: `"auto"` is bfloat16 where a GPU has it, else float32; `"32-true"`,
+            `"bf16-mixed"`, `"16-mixed"`.
         deterministic: use deterministic algorithms only; `False` may be faster on a GPU, and is
             needed for encoders with layers that have none.
 
@@ -126,6 +149,7 @@ def finetune(
         Scores, history, paths, and the model with its best weights.
 
     Raises:
+        ConfigError: an option is out of range, or two contradict each other.
         CheckpointError: `out_dir` holds a run with other options, or a damaged checkpoint.
         TrainingError: empty data, a loss that is not finite, nothing labelled in a whole epoch, or
             a folder that cannot be written.
@@ -146,61 +170,157 @@ def finetune(
         >>> result.metric, result.epochs, sorted(result.history[0])
         ('accuracy', 2, ['accuracy', 'epoch', 'lr', 'macro_f1', 'train_loss', 'val_loss'])
     """
-    patches = _length(train, "train")
-    plan = Plan(
+    config = FinetuneConfig(
         epochs=epochs,
-        steps_per_epoch=-(-patches // max(1, batch_size)),
+        batch_size=batch_size,
         lr=lr,
-        encoder_lr=lr / 10 if encoder_lr is None else encoder_lr,
+        encoder_lr=encoder_lr,
+        layer_decay=layer_decay,
+        freeze_encoder=freeze_encoder,
+        unfreeze_epoch=unfreeze_epoch,
+        lora=lora,
         weight_decay=weight_decay,
         warmup=warmup,
-        freeze_encoder=freeze_encoder,
+        grad_clip=grad_clip,
         patience=patience,
         seed=seed,
+        tensorboard=tensorboard,
+        num_workers=num_workers,
+        accelerator=accelerator,
+        precision=precision,
+        deterministic=deterministic,
     )
-    _check_plan(plan, batch_size, grad_clip)
-    _length(val, "val")
-    options = vars(plan) | {
-        "batch_size": batch_size,
-        "grad_clip": grad_clip,
-        "precision": precision,
-        "train": _fingerprint(train),
-        "val": _fingerprint(val),
-        "model": _identity(model),
-    }
-    if not freeze_encoder:
-        _disown_scores(model.encoder)
+    return finetune_as(
+        config,
+        model,
+        train,
+        val,
+        out_dir=out_dir,
+        augment=augment,
+        resume=resume,
+        progress=progress,
+        logger=logger,
+    )
+
+
+def finetune_as(
+    config: FinetuneConfig,
+    model: Model[Any],
+    train: Samples | DeepSentinelStream,
+    val: Samples,
+    *,
+    out_dir: str | Path,
+    augment: Augmenter | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    logger: Any = None,
+) -> FinetuneResult:
+    """`finetune` with its choices as one value, as it is read from a file.
+
+    Raises:
+        DeepSentinelError: as `finetune`.
+    """
+    join(config.accelerator)
+    config = replace(config, precision=_precision(config))
     folder = RunFolder(Path(out_dir))
-    state = _begin(folder, model, options, resume=resume)
-    if not is_finished(state.history, scores_for(model).headline, plan):
-        task = Task(model, plan, folder, state)
-        loader = EpochLoader(
+    data = check_start(model, train, val)
+    options = config.course() | {
+        "processes": world_size(),
+        "augment": described(augment),
+        "model": _identity(model),
+        **data,
+    }
+    if config.changes_encoder:
+        _disown_scores(model.encoder)
+    with adapted(model.encoder, config.lora, seed=config.seed):
+        state = from_first(lambda: _first_state(model, folder, options, resume=resume))
+        load_weights(model, state.model, folder.last)
+        if not is_finished(state.history, scores_for(model).headline, config):
+            loader = _loader(train, config, start=len(state.history))
+            held_out = in_order(val, batch_size=_each(config), num_workers=config.num_workers)
+            with _as_it_was(model), _undisturbed():
+                task = Task(
+                    model, config, folder=folder, state=state, loader=loader, augment=augment
+                )
+                _fit(_trainer(task, progress=progress, logger=logger), task, loader, held_out)
+            state = task.run
+    return _result(model, folder, state, config)
+
+
+def _each(config: FinetuneConfig) -> int:
+    """Patches a batch of this process."""
+    return max(1, config.batch_size // world_size())
+
+
+def _loader(
+    train: Samples | DeepSentinelStream, config: FinetuneConfig, *, start: int
+) -> EpochLoader | StreamLoader:
+    if isinstance(train, DeepSentinelStream):
+        return StreamLoader(
             train,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            start=len(state.history),
+            batch_size=config.batch_size,
+            num_workers=config.num_workers,
+            seed=config.seed,
+            start=start,
+            world_size=world_size(),
         )
-        held_out = in_order(val, batch_size=batch_size, num_workers=num_workers)
-        with _frozen(model, freeze=freeze_encoder), _undisturbed():
-            trainer = Trainer(
-                accelerator=accelerator,
-                precision=precision,
-                max_epochs=epochs - len(state.history),
-                gradient_clip_val=grad_clip,
-                deterministic=deterministic,
-                logger=logger if logger is not None else False,
-                callbacks=[Interrupts(), *([ProgressBar()] if progress else [])],
-                default_root_dir=folder.path,
-                **_OURS,
-            )
-            _fit(trainer, task, loader, held_out)
-        state = task.run
-    return _result(model, folder, state, plan)
+    return EpochLoader(
+        train,
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+        seed=config.seed,
+        start=start,
+        rank=rank(),
+        world_size=world_size(),
+    )
 
 
-def _begin(folder: RunFolder, model: Model[Any], options: dict[str, Any], *, resume: bool) -> State:
-    """The state to go on from, with the model brought there; written if it is the first."""
+def _trainer(task: Task, *, progress: bool, logger: Any) -> Trainer:
+    config, folder = task.config, task.folder.path
+    callbacks = [Interrupts(), *([ProgressBar()] if progress and rank() == 0 else [])]
+    return Trainer(
+        accelerator=config.accelerator,
+        precision=config.precision,
+        max_epochs=config.epochs - len(task.run.history),
+        gradient_clip_val=config.grad_clip,
+        deterministic=config.deterministic,
+        logger=_loggers(logger, folder, tensorboard=config.tensorboard) or False,
+        callbacks=callbacks,
+        default_root_dir=folder,
+        **_OURS,
+        **together(),
+    )
+
+
+def _precision(config: FinetuneConfig) -> Precision:
+    if config.precision != "auto":
+        return config.precision
+    cuda = config.accelerator != "cpu" and torch.cuda.is_available()
+    return "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _loggers(logger: Any, folder: Path, *, tensorboard: bool) -> list[Any]:
+    """Those of the caller, and that for TensorBoard."""
+    if rank() != 0:
+        return []
+    found = list(logger) if isinstance(logger, list | tuple) else [logger] if logger else []
+    if not tensorboard:
+        return found
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    try:
+        return [*found, TensorBoardLogger(folder, name="tensorboard", version="")]
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "tensorboard=True needs the package tensorboard: "
+            'pip install "deepsentinel[tensorboard]".'
+        ) from error
+
+
+def _first_state(
+    model: Model[Any], folder: RunFolder, options: dict[str, Any], *, resume: bool
+) -> State:
+    """The state to go on from; written if it is the first."""
     if not resume:
         folder.clear()
     state = folder.read()
@@ -211,7 +331,6 @@ def _begin(folder: RunFolder, model: Model[Any], options: dict[str, Any], *, res
         folder.write(state)
         return state
     check_options(state.options, options, folder.last)
-    load_weights(model, state.model, folder.last)
     return state
 
 
@@ -234,33 +353,33 @@ def _disown_scores(encoder: object) -> None:
 def _fit(trainer: Trainer, task: Task, train: Any, val: Any) -> None:
     handler = signal.getsignal(signal.SIGINT)
     interrupts = next(c for c in trainer.callbacks if isinstance(c, Interrupts))
-    device = next(task.model.parameters()).device
     try:
         trainer.fit(task, train, val)
     except SystemExit:
         if not interrupts.caught:
             raise
         raise KeyboardInterrupt(
-            f"stopped in epoch {task.epoch} of {task.plan.epochs}; {len(task.run.history)} complete "
+            f"stopped in epoch {task.epoch} of {task.config.epochs}; {len(task.run.history)} complete "
             f"epochs are kept in {task.folder.last}. Repeat the same call to go on from there."
         ) from None
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)  # Lightning ignores it after Ctrl-C
-        task.model.to(device)
 
 
-def _result(model: Model[Any], folder: RunFolder, state: State, plan: Plan) -> FinetuneResult:
+def _result(
+    model: Model[Any], folder: RunFolder, state: State, config: FinetuneConfig
+) -> FinetuneResult:
     metric = scores_for(model).headline
     place = best_epoch(state.history, metric)
-    load_weights(model, folder.read_best(), folder.best)
+    load_weights(model, from_first(folder.read_best), folder.best)
     return FinetuneResult(
         model=model.eval(),
         metric=metric,
         best_score=state.history[place][metric],
         best_epoch=place + 1,
         epochs=len(state.history),
-        stopped_early=len(state.history) < plan.epochs,
+        stopped_early=len(state.history) < config.epochs,
         history=state.history,
         out_dir=folder.path,
         best=folder.best,
@@ -269,17 +388,17 @@ def _result(model: Model[Any], folder: RunFolder, state: State, plan: Plan) -> F
 
 
 @contextmanager
-def _frozen(model: Model[Any], *, freeze: bool) -> Iterator[None]:
-    """The encoder's parameters need no gradient meanwhile, so that no backward pass is made."""
-    before = [(p, p.requires_grad) for p in model.encoder.parameters()]
-    if freeze:
-        model.encoder.requires_grad_(False)  # noqa: FBT003 - torch's signature
+def _as_it_was(model: Model[Any]) -> Iterator[None]:
+    """Device, and which parameters need a gradient, are afterwards what they were before."""
+    device = next(model.parameters()).device
+    needed = [(p, p.requires_grad) for p in model.parameters()]
     model.train()  # Lightning warns of modules in evaluation mode
     try:
         yield
     finally:
-        for parameter, needed in before:
-            parameter.requires_grad_(needed)
+        model.to(device)
+        for parameter, was_needed in needed:
+            parameter.requires_grad_(was_needed)
 
 
 @contextmanager
@@ -296,6 +415,9 @@ def _undisturbed() -> Iterator[None]:
     try:
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore", PossibleUserWarning)  # advice on workers and the like
+            # Our stream knows of workers and processes.
+            warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__`")
+            warnings.filterwarnings("ignore", "Grad strides do not match")  # advice of DDP
             # Lightning 2.6 on torch 2.12 and later asks for this class at each fit.
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
             yield
@@ -303,42 +425,3 @@ def _undisturbed() -> Iterator[None]:
         torch.use_deterministic_algorithms(was, warn_only=warn_only)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _check_plan(plan: Plan, batch_size: int, grad_clip: float) -> None:
-    wrong = {
-        "epochs": plan.epochs < 1,
-        "lr": not plan.lr > 0,
-        "encoder_lr": not plan.encoder_lr >= 0,
-        "weight_decay": not plan.weight_decay >= 0,
-        "warmup": not 0 <= plan.warmup < 1,
-        "patience": plan.patience is not None and plan.patience < 1,
-        "batch_size": batch_size < 1,
-        "grad_clip": not grad_clip > 0,
-    }
-    names = [name for name, is_wrong in wrong.items() if is_wrong]
-    if names:
-        raise TrainingError(
-            f"out of range: {', '.join(names)}. epochs, patience and batch_size are at least 1, "
-            "lr and grad_clip above 0, encoder_lr and weight_decay not below 0, warmup from 0 to "
-            "below 1."
-        )
-
-
-def _length(dataset: Samples, name: str) -> int:
-    if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
-        raise TrainingError(
-            f"{name} is a {type(dataset).__name__}; a map-style dataset of samples is expected, "
-            "with __len__ and __getitem__, such as deepsentinel.DeepSentinelDataset."
-        )
-    if not len(dataset):
-        raise TrainingError(f"{name} holds no sample. Look at the splits: `deepsentinel info`.")
-    return len(dataset)
-
-
-def _fingerprint(dataset: Samples) -> dict[str, Any]:
-    """Enough to notice that a run is continued on other data."""
-    size = len(cast(Sized, dataset))
-    metas = [dataset[i].get("meta") for i in (0, size - 1)]
-    ids = [m.id if isinstance(m, PatchMeta) else None for m in metas]
-    return {"patches": size, "first": ids[0], "last": ids[1]}

@@ -6,21 +6,35 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from deepsentinel.datasets.order import share_size
+from deepsentinel.datasets.stream import DeepSentinelStream
+from deepsentinel.errors import TrainingError
 from deepsentinel.sample import Batch, Sample, collate
 
 
-def derive(seed: int, epoch: int) -> int:
-    """A seed of its own for each epoch.
+def derive(seed: int, epoch: int, rank: int = 0) -> int:
+    """A seed of its own for each epoch and process.
 
     Example:
         >>> derive(0, 1) != derive(0, 2) != derive(1, 2)
         True
     """
-    return (seed * 1_000_003 + epoch) % 2**63
+    return (seed * 1_000_003 + epoch + rank * 7_919_000_027) % 2**63
 
 
 class EpochSampler(Sampler[int]):
     """A fresh order of all indices in each epoch; Lightning calls `set_epoch`.
+
+    Several processes share each batch: all have equally many of it, so that of the last, smaller
+    one a few may come twice.
+
+    Args:
+        size: number of indices.
+        seed: decides the orders.
+        start: epochs that earlier sessions of the run have done.
+        batch_size: of all processes together, a multiple of `world_size`.
+        rank: which process this is.
+        world_size: number of processes.
 
     Example:
         >>> order = EpochSampler(5, seed=1, start=3)
@@ -28,9 +42,22 @@ class EpochSampler(Sampler[int]):
         ([0, 1, 2, 3, 4], True)
     """
 
-    def __init__(self, size: int, *, seed: int, start: int = 0) -> None:
+    def __init__(
+        self,
+        size: int,
+        *,
+        seed: int,
+        start: int = 0,
+        batch_size: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size % world_size:
+            raise TrainingError(shared_badly(batch_size, world_size))
         self.size = size
         self.seed = seed
+        self.batch_size = batch_size
+        self.rank, self.world_size = rank, world_size
         self.start = start
         """Epochs that earlier sessions of the run have done."""
         self.epoch = start
@@ -40,18 +67,30 @@ class EpochSampler(Sampler[int]):
         self.epoch = self.start + epoch
 
     def __len__(self) -> int:
-        return self.size
+        return (self.size + self.world_size - 1) // self.world_size
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(derive(self.seed, self.epoch))
-        yield from torch.randperm(self.size, generator=generator).tolist()
+        order = torch.randperm(self.size, generator=generator).tolist()
+        while len(order) % self.world_size:
+            order.append(order[len(order) - self.size])
+        for begin in range(0, len(order), self.batch_size):
+            yield from order[begin : begin + self.batch_size][self.rank :: self.world_size]
+
+
+def shared_badly(batch_size: int, world_size: int) -> str:
+    """What to say of a batch that the processes cannot share."""
+    return (
+        f"batch_size={batch_size} cannot be shared evenly by {world_size} processes; give a "
+        f"multiple of {world_size}, such as {max(1, batch_size // world_size) * world_size}."
+    )
 
 
 class EpochLoader(DataLoader[Batch]):
     """Shuffled batches of a map-style dataset; the last, smaller one is kept.
 
     Random transforms with a `set_epoch`, such as `datasets.transforms.Compose`, are told the epoch;
-    worker processes are seeded by it.
+    worker processes are seeded by it. `batch_size` is that of all processes together.
 
     Example:
         >>> data = [{"label": torch.tensor(i)} for i in range(5)]
@@ -67,11 +106,20 @@ class EpochLoader(DataLoader[Batch]):
         num_workers: int = 0,
         seed: int,
         start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        self.order = EpochSampler(len(dataset), seed=seed, start=start)  # type: ignore[arg-type]
+        self.order = EpochSampler(
+            len(dataset),  # type: ignore[arg-type]
+            seed=seed,
+            start=start,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+        )
         super().__init__(
             dataset,  # type: ignore[arg-type]
-            batch_size=batch_size,
+            batch_size=batch_size // world_size,
             sampler=self.order,
             num_workers=num_workers,
             collate_fn=collate,
@@ -81,7 +129,67 @@ class EpochLoader(DataLoader[Batch]):
     def __iter__(self) -> Any:
         tell_epoch(self.dataset, self.order.epoch)
         assert self.generator is not None  # noqa: S101 - made above
-        self.generator.manual_seed(derive(self.order.seed, self.order.epoch))  # seeds the workers
+        # Seeds the workers.
+        self.generator.manual_seed(derive(self.order.seed, self.order.epoch, self.order.rank))
+        return super().__iter__()
+
+
+class StreamLoader(DataLoader[Batch]):
+    """Batches of a stream, each epoch in its own order; the last, smaller ones are kept.
+
+    Its order is that of the stream: it follows from the stream's seed, the epoch, and how many
+    processes and workers read.
+
+    Args:
+        stream: of the train split.
+        batch_size: of all processes together, a multiple of `world_size`.
+        num_workers: worker processes that read; each makes batches of its own.
+        seed: what torch's generators in the workers follow from.
+        start: epochs that earlier sessions of the run have done.
+        world_size: number of processes.
+
+    Raises:
+        TrainingError: processes would get different numbers of batches.
+    """
+
+    def __init__(
+        self,
+        stream: DeepSentinelStream,
+        *,
+        batch_size: int,
+        num_workers: int = 0,
+        seed: int,
+        start: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size % world_size:
+            raise TrainingError(shared_badly(batch_size, world_size))
+        if world_size > 1 and stream.remainder == "keep":
+            raise TrainingError(
+                f"{world_size} processes train on a stream with remainder='keep', which may give "
+                "some of them one patch more. Make it with remainder='pad' or 'drop'."
+            )
+        self.stream = stream
+        self.seed = seed
+        self.epoch = start
+        """The epoch that the next iteration is, over all sessions."""
+        super().__init__(
+            stream,
+            batch_size=batch_size // world_size,
+            num_workers=num_workers,
+            collate_fn=collate,
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        workers, size = max(1, self.num_workers), self.batch_size or 1
+        shares = (share_size(len(self.stream), k, workers) for k in range(workers))
+        return sum(-(-share // size) for share in shares)
+
+    def __iter__(self) -> Any:
+        self.stream.set_epoch(self.epoch)
+        assert self.generator is not None  # noqa: S101 - made above
+        self.generator.manual_seed(derive(self.seed, self.epoch))
         return super().__iter__()
 
 

@@ -1,8 +1,8 @@
 """The fine-tuning loop as Lightning runs it: one module, one callback, one progress bar."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import cos, isfinite, pi
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -20,31 +20,16 @@ from deepsentinel.errors import TrainingError
 from deepsentinel.heads.model import Model
 from deepsentinel.sample import Batch
 from deepsentinel.training.checkpoint import Row, RunFolder, State
-from deepsentinel.training.loader import derive
+from deepsentinel.training.loader import EpochLoader, StreamLoader, derive
+from deepsentinel.training.lora import merged
+from deepsentinel.training.options import FinetuneConfig
+from deepsentinel.training.ranks import from_first, like_first, rank, world_size
+from deepsentinel.training.schedule import factors, parameter_groups
 from deepsentinel.training.scores import Scores, scores_for
+from deepsentinel.training.tally import Labels, Mean, named
 
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What decides the course of a run."""
-
-    epochs: int
-    steps_per_epoch: int
-    lr: float
-    encoder_lr: float
-    weight_decay: float
-    warmup: float
-    freeze_encoder: bool
-    patience: int | None
-    seed: int
-
-    def lr_factor(self, step: int) -> float:
-        """Share of the learning rate at a step: a linear warm-up, then half a cosine to 0."""
-        total = self.epochs * self.steps_per_epoch
-        warm = max(1, round(self.warmup * total))
-        if step < warm:
-            return (step + 1) / (warm + 1)
-        return 0.5 * (1 + cos(pi * (step - warm) / max(1, total - warm)))
+Augmenter = Callable[[Batch, torch.Generator], Batch]
+"""Random changes of a batch where it is, decided by a generator on the CPU alone."""
 
 
 def best_epoch(history: Sequence[Row], metric: str) -> int:
@@ -57,27 +42,41 @@ def best_epoch(history: Sequence[Row], metric: str) -> int:
     return max(range(len(history)), key=lambda i: (history[i][metric], -i))
 
 
-def is_finished(history: Sequence[Row], metric: str, plan: Plan) -> bool:
+def is_finished(history: Sequence[Row], metric: str, config: FinetuneConfig) -> bool:
     """Whether all epochs are done, or too many have passed without a better score."""
-    if len(history) >= plan.epochs:
+    if len(history) >= config.epochs:
         return True
-    if plan.patience is None or not history:
+    if config.patience is None or not history:
         return False
-    return len(history) - 1 - best_epoch(history, metric) >= plan.patience
+    return len(history) - 1 - best_epoch(history, metric) >= config.patience
 
 
 class Task(LightningModule):  # type: ignore[misc]  # lightning is untyped to mypy
     """Trains a model, scores it on the validation batches and keeps a checkpoint an epoch."""
 
-    def __init__(self, model: Model[Any], plan: Plan, folder: RunFolder, state: State) -> None:
+    def __init__(
+        self,
+        model: Model[Any],
+        config: FinetuneConfig,
+        *,
+        folder: RunFolder,
+        state: State,
+        loader: EpochLoader | StreamLoader,
+        augment: Augmenter | None,
+    ) -> None:
         super().__init__()
         self.model = model
-        self.plan = plan
+        self.config = config
         self.folder = folder
         self.run = state
+        self.loader = loader
+        self.augment = augment
+        self.unfrozen = [p for p in model.encoder.parameters() if p.requires_grad]
+        if config.freeze_encoder and config.unfreeze_epoch is None:
+            set_trained(model, config, 1, self.unfrozen)
         self.scores: Scores = scores_for(model)
         self.train_loss, self.val_loss = Mean(), Mean()
-        self.labelled = 0
+        self.labels, self.augmented = Labels(), 0
         self.row: Row = {}
 
     @property
@@ -88,7 +87,7 @@ class Task(LightningModule):  # type: ignore[misc]  # lightning is untyped to my
     def describe(self) -> str:
         """Where the run stands, in a few words."""
         name, history = self.scores.headline, self.run.history
-        words = [f"epoch {min(self.epoch, self.plan.epochs)}/{self.plan.epochs}"]
+        words = [f"epoch {min(self.epoch, self.config.epochs)}/{self.config.epochs}"]
         if self.train_loss.count:
             words.append(f"loss {self.train_loss.value():.3f}")
         if history:
@@ -98,8 +97,10 @@ class Task(LightningModule):  # type: ignore[misc]  # lightning is untyped to my
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW under a warm-up and a cosine, as they were left by the session before."""
-        optimiser = torch.optim.AdamW(parameter_groups(self.model, self.plan), lr=self.plan.lr)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, self.plan.lr_factor)
+        groups = parameter_groups(self.model, self.config)
+        optimiser = torch.optim.AdamW(groups, lr=self.config.lr)
+        shares = factors(self.config, len(self.loader), groups)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, shares)
         if self.run.optimiser is not None and self.run.scheduler is not None:
             optimiser.load_state_dict(dict(self.run.optimiser))
             scheduler.load_state_dict(dict(self.run.scheduler))
@@ -109,12 +110,23 @@ class Task(LightningModule):  # type: ignore[misc]  # lightning is untyped to my
         }
 
     def on_train_epoch_start(self) -> None:
-        """Seed what is drawn in this epoch; a frozen encoder keeps its statistics too."""
-        torch.manual_seed(derive(self.plan.seed, self.epoch))
+        """Seed what is drawn in this epoch; what is frozen keeps its statistics too."""
+        torch.manual_seed(derive(self.config.seed, self.epoch, rank()))
+        if isinstance(self.loader, StreamLoader):
+            self.loader.epoch = self.epoch - 1
         self.model.train()
-        if self.plan.freeze_encoder:
-            self.model.encoder.eval()
-        self.train_loss, self.labelled = Mean(), 0
+        set_trained(self.model, self.config, self.epoch, self.unfrozen)
+        self.train_loss, self.labels, self.augmented = Mean(), Labels(), 0
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """The training batch with random changes, drawn anew from seed, epoch, step and process."""
+        if self.augment is None or not self.trainer.training:
+            return batch
+        generator = torch.Generator()
+        step = (self.epoch - 1) * len(self.loader) + self.augmented
+        generator.manual_seed(derive(self.config.seed, step, rank() + world_size()))
+        self.augmented += 1
+        return self.augment(batch, generator)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss of one batch."""
@@ -123,11 +135,12 @@ class Task(LightningModule):  # type: ignore[misc]  # lightning is untyped to my
         if not isfinite(value):
             raise TrainingError(_not_finite("training", self.epoch, index, batch, value))
         self.train_loss.add(value, _size(batch))
-        self.labelled += self.model.head.labelled(batch)
+        self.labels.add(self.model.head.labelled(batch), batch, self.epoch)
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Begin to score."""
+        """Begin to score; every process scores all of it, with the same statistics."""
+        like_first(self.model)
         self.scores, self.val_loss = scores_for(self.model), Mean()
 
     def validation_step(self, batch: Batch, index: int) -> None:
@@ -145,27 +158,48 @@ class Task(LightningModule):  # type: ignore[misc]  # lightning is untyped to my
 
     def on_train_epoch_end(self) -> None:
         """Write the best and the last checkpoint; stop where nothing improves any more."""
-        if self.labelled == 0:
-            raise TrainingError(
-                f"nothing was labelled in the whole of epoch {self.epoch}: every target is -1. "
-                "Look at the split with `deepsentinel stats`, or take other labels=...."
-            )
+        self.labels.end(self.epoch)
+        self.train_loss.join()
         row = {"epoch": self.epoch, "train_loss": self.train_loss.value(), **self.row}
-        history = (*self.run.history, row | {"lr": self.optimizers().param_groups[0]["lr"]})
-        weights = self.model.state_dict()
+        row |= {"lr": self.optimizers().param_groups[0]["lr"]}
+        history = (*self.run.history, from_first(lambda: row))
+        from_first(lambda: self._keep(history))
+        self.run = replace(self.run, history=history)
+        for logger in self.trainer.loggers:
+            logger.log_metrics(history[-1], step=len(history))
+        self.trainer.should_stop = is_finished(history, self.scores.headline, self.config)
+
+    def _keep(self, history: tuple[Row, ...]) -> None:
         if best_epoch(history, self.scores.headline) == len(history) - 1:
-            self.folder.write_best(self.model.config(), weights, epoch=len(history))
-        self.run = replace(
+            self.folder.write_best(self.model.config(), merged(self.model), epoch=len(history))
+        state = replace(
             self.run,
-            model=weights,
+            model=self.model.state_dict(),
             optimiser=self.optimizers().optimizer.state_dict(),
             scheduler=self.lr_schedulers().state_dict(),
             history=history,
         )
-        self.folder.write(self.run)
-        for logger in self.trainer.loggers:
-            logger.log_metrics(history[-1], step=len(history))
-        self.trainer.should_stop = is_finished(history, self.scores.headline, self.plan)
+        self.folder.write(state)
+
+
+def set_trained(
+    model: Model[Any], config: FinetuneConfig, epoch: int, unfrozen: Sequence[nn.Parameter]
+) -> None:
+    """Freeze or unfreeze the encoder as the epoch, counted from 1, wants it.
+
+    A frozen encoder is in evaluation mode; one that learns low-rank changes keeps the running
+    statistics of its normalisation layers. `unfrozen` are the parameters that may learn at all.
+    """
+    frozen = config.is_frozen(epoch)
+    if config.freeze_encoder:
+        for parameter in unfrozen:
+            parameter.requires_grad_(not frozen)
+    if frozen:
+        model.encoder.eval()
+    if config.lora is not None:
+        for module in model.encoder.modules():
+            if isinstance(getattr(module, "running_mean", None), Tensor):
+                module.eval()
 
 
 class Interrupts(Callback):  # type: ignore[misc]  # lightning is untyped to mypy
@@ -194,12 +228,12 @@ class ProgressBar(Callback):  # type: ignore[misc]  # lightning is untyped to my
 
     def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
         """Show the bar, where the run stands."""
-        plan = pl_module.plan
+        steps = len(pl_module.loader)
         self.bar.start()
         self.line = self.bar.add_task(
             pl_module.describe(),
-            total=plan.epochs * plan.steps_per_epoch,
-            completed=len(pl_module.run.history) * plan.steps_per_epoch,
+            total=pl_module.config.epochs * steps,
+            completed=len(pl_module.run.history) * steps,
         )
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Task, *_: object) -> None:
@@ -211,53 +245,15 @@ class ProgressBar(Callback):  # type: ignore[misc]  # lightning is untyped to my
         self.bar.stop()
 
 
-class Mean:
-    """A mean over patches, added batch by batch.
-
-    Example:
-        >>> mean = Mean()
-        >>> mean.add(1.0, 3)
-        >>> mean.add(5.0, 1)
-        >>> mean.value()
-        2.0
-    """
-
-    def __init__(self) -> None:
-        self.total, self.count = 0.0, 0
-
-    def add(self, value: float, count: int) -> None:
-        """Add the mean of `count` patches."""
-        self.total += value * count
-        self.count += count
-
-    def value(self) -> float:
-        """The mean of all."""
-        return self.total / max(1, self.count)
-
-
-def parameter_groups(model: Model[Any], plan: Plan) -> list[dict[str, Any]]:
-    """Trainable parameters by learning rate and decay: none on biases, norms and other vectors."""
-    groups: list[dict[str, Any]] = []
-    for part, lr in ((model.head, plan.lr), (model.encoder, plan.encoder_lr)):
-        trainable: list[nn.Parameter] = [p for p in part.parameters() if p.requires_grad]
-        for decayed in (True, False):
-            chosen = [p for p in trainable if (p.ndim > 1) == decayed]
-            if chosen:
-                decay = plan.weight_decay if decayed else 0.0
-                groups.append({"params": chosen, "lr": lr, "weight_decay": decay})
-    return groups
-
-
 def _size(batch: Batch) -> int:
     return next(len(v) for v in batch.values() if isinstance(v, Tensor | list))
 
 
 def _not_finite(stage: str, epoch: int, index: int, batch: Batch, value: float) -> str:
-    ids = [m.id for m in batch.get("meta", ())][:8]
     return (
-        f"the {stage} loss is {value} in epoch {epoch}, batch {index} (patches "
-        f"{' '.join(ids) if ids else 'without meta'}). Try a lower lr (a tenth), a smaller "
-        'grad_clip, precision="32-true"; and look at these patches: `deepsentinel plot CORPUS ID`, '
+        f"the {stage} loss is {value} in epoch {epoch}, batch {index} ({named(batch)}). Try a lower "
+        'lr (a tenth), a smaller grad_clip, precision="32-true"; and look at these patches: '
+        "`deepsentinel plot CORPUS ID`, "
         "values far outside the rest, or an encoder built with empty='nan'. "
         "The checkpoint of the epoch before is kept."
     )

@@ -16,16 +16,18 @@ from deepsentinel.encoders.card import Card, Score
 from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import (
     CheckpointError,
+    ConfigError,
     LabelError,
     SampleError,
     TrainingError,
+    TrainingWarning,
     WeightsError,
 )
 from deepsentinel.heads.classification import Classifier
 from deepsentinel.heads.model import load_model
 from deepsentinel.sample import collate
 from deepsentinel.training.finetune import finetune
-from deepsentinel.training.task import Plan
+from deepsentinel.training.schedule import Schedule
 
 SCRIPT = Path(__file__).with_name("killed.py")
 ROOT = Path(__file__).parents[2]
@@ -194,11 +196,13 @@ def test_stops_early(tmp_path, model, samples) -> None:
 
 
 def test_a_loss_that_is_not_finite_is_named(tmp_path, model, samples) -> None:
+    with pytest.raises(TrainingError, match=r"loss is nan in epoch 1, batch 1 \(patches p0-\d"):
+        tune(model("linear"), samples(8), samples(2, seed=1), tmp_path / "a", lr=1e30, warmup=0.0)
     broken = model("linear")
     with torch.no_grad():
         broken.head.classify.bias[0] = float("nan")
-    with pytest.raises(TrainingError, match=r"loss is nan in epoch 1, batch 0 \(patches p0-\d"):
-        tune(broken, samples(4), samples(2, seed=1), tmp_path)
+    with pytest.raises(TrainingError, match=r"of train \(p0-0 p0-3\) is nan before anything was"):
+        tune(broken, samples(4), samples(2, seed=1), tmp_path / "b")
 
 
 def test_targets_that_do_not_fit(tmp_path, model, samples) -> None:
@@ -219,7 +223,9 @@ def test_targets_that_do_not_fit(tmp_path, model, samples) -> None:
 def test_one_patch_without_labels_does_not_matter(tmp_path, model, samples) -> None:
     train = samples(4)
     train[0]["mask"][:] = -1
-    result = tune(model("linear"), train, samples(2, seed=1), tmp_path, batch_size=1, epochs=1)
+    said = r"1 of 4 batches of epoch 1 hold no label.*the first: patches p0-0"
+    with pytest.warns(TrainingWarning, match=said):
+        result = tune(model("linear"), train, samples(2, seed=1), tmp_path, batch_size=1, epochs=1)
     assert result.history[0]["train_loss"] > 0
 
 
@@ -227,7 +233,7 @@ def test_one_patch_without_labels_does_not_matter(tmp_path, model, samples) -> N
     "options", [{"epochs": 0}, {"lr": 0}, {"batch_size": 0}, {"warmup": 1}, {"patience": 0}]
 )
 def test_options_out_of_range(tmp_path, model, samples, options) -> None:
-    with pytest.raises(TrainingError, match=f"out of range: {next(iter(options))}"):
+    with pytest.raises(ConfigError, match=f"out of range: {next(iter(options))}"):
         tune(model("linear"), samples(2), samples(2), tmp_path, **options)
 
 
@@ -321,18 +327,8 @@ def test_workers_change_nothing(tmp_path, model, samples) -> None:
 
 
 def test_the_learning_rate_rises_then_falls() -> None:
-    plan = Plan(
-        epochs=5,
-        steps_per_epoch=20,
-        lr=1,
-        encoder_lr=1,
-        weight_decay=0,
-        warmup=0.1,
-        freeze_encoder=False,
-        patience=None,
-        seed=0,
-    )
-    factors = [plan.lr_factor(step) for step in range(101)]
+    schedule = Schedule(steps=100, warmup=10)
+    factors = [schedule.factor(step) for step in range(101)]
     assert factors[:11] == sorted(factors[:11])
     assert factors[10:] == sorted(factors[10:], reverse=True)
     assert max(factors) == 1

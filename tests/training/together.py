@@ -1,0 +1,128 @@
+"""Run by test_ranks.py in a process of its own: fine-tunings by two processes that talk by gloo.
+
+Arguments: a folder, then scenarios of `SCENARIOS`. Each is run by two forked processes (torch is
+imported once), in a subfolder of its name; each process leaves its result in `rank<n>.pt` there.
+A scenario that ends in "-killed" is first killed in its second epoch, both processes, then repeated.
+"""
+
+import os
+import signal
+import socket
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import torch
+
+from deepsentinel.datasets.augment import Augment
+from deepsentinel.datasets.stream import DeepSentinelStream
+from deepsentinel.datasets.synthetic import write_synthetic_corpus
+from deepsentinel.encoders.fusion import FusionEncoder
+from deepsentinel.heads.segmentation import Segmenter
+from deepsentinel.training.finetune import finetune
+from deepsentinel.training.lora import LoRA
+
+PROCESSES = 2
+
+
+def small():
+    spec = spec_from_file_location("small", Path(__file__).with_name("conftest.py"))
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def plain_model(seed: int = 0):
+    """Nothing in it depends on which patches are in a batch, and nothing is drawn."""
+    torch.manual_seed(seed)
+    options = {"dims": [8, 16, 16, 16], "depths": [1, 1, 1, 1]}
+    encoder = FusionEncoder("convnext_atto", backbone_options=options, levels=(0, 1), embed_dim=16)
+    return Segmenter(encoder, 3, "linear", channels=16)
+
+
+def labelled(samples: list) -> list:
+    for sample in samples:
+        sample["mask"].clamp_(min=0)  # else patches would weigh differently
+    return samples
+
+
+class Dying(list):
+    """Kills the process at a reading in the second epoch."""
+
+    left = 2 + 5 + 2
+
+    def __getitem__(self, index):
+        Dying.left -= 1
+        if Dying.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def run(name: str, out_dir: Path, *, dying: bool) -> None:
+    tools, rank = small(), int(os.environ.get("RANK", "0"))
+    # Heads are drawn differently by each process and each call: the first one's is taken.
+    seed = rank + 2 * (out_dir / "last.ckpt").exists()
+    options = {"epochs": 3, "batch_size": 4, "lr": 1e-2, "progress": False, "accelerator": "cpu"}
+    train, val = tools.make_samples(10), tools.make_samples(4, seed=1)
+    kind = name.partition("-")[0]
+    model = tools.make_model("linear", seed=seed)
+    if kind == "plain":
+        model, train = plain_model(seed=seed), labelled(train)
+    elif kind == "unfrozen":
+        options |= {"freeze_encoder": True, "unfreeze_epoch": 2, "augment": Augment(speckle=9.0)}
+    elif kind == "lora":
+        options |= {"lora": LoRA(rank=2), "layer_decay": 0.7}
+    elif kind == "stream":
+        root = out_dir.parent / "corpus"
+        train = DeepSentinelStream(root, labels=("landcover",), remainder="pad", prefetch=2)
+        model = Segmenter(model.encoder, 8, "linear", channels=16)
+        val = [train.dataset[i] for i in range(2)]
+    elif kind == "wrong":
+        options |= {"batch_size": 3}
+    train = Dying(train) if dying else train
+    result = finetune(model, train, val, out_dir=out_dir, **options)
+    found = {"history": list(result.history), "model": result.model.state_dict()}
+    torch.save(found, out_dir / f"rank{rank}.pt")
+
+
+def forked(name: str, out_dir: Path, *, dying: bool) -> list[int]:
+    """Exit statuses of the processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(PROCESSES):
+        child = os.fork()
+        if child == 0:
+            os.environ |= {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(PROCESSES),
+                "LOCAL_WORLD_SIZE": str(PROCESSES),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
+            try:
+                run(name, out_dir, dying=dying)
+            except Exception as error:  # noqa: BLE001 - told to the test
+                sys.stderr.write(f"{name} {rank} {type(error).__name__}: {error}\n")
+                sys.stderr.flush()
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    place = Path(sys.argv[1])
+    write_synthetic_corpus(place / "corpus", patches=12, patch_size=32)
+    for scenario in sys.argv[2:]:
+        folder = place / scenario
+        folder.mkdir()
+        statuses = []
+        if scenario.endswith("-killed"):
+            statuses += forked(scenario, folder, dying=True)
+        statuses += forked(scenario, folder, dying=False)
+        sys.stdout.write(f"{scenario} {' '.join(map(str, statuses))}\n")
+        sys.stdout.flush()
