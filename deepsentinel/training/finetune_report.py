@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from deepsentinel.errors import ReportError
 from deepsentinel.heads.model import Model
 from deepsentinel.training.checkpoint import Row
 from deepsentinel.training.embed import (
@@ -15,7 +16,8 @@ from deepsentinel.training.embed import (
     to_device,
 )
 from deepsentinel.training.figures import confusion_figure, curves_figure
-from deepsentinel.training.report import Cell, Picture, Report, Table
+from deepsentinel.training.parts import Cell, Picture, Table, plain
+from deepsentinel.training.report import Report, read_report
 from deepsentinel.training.scores import TITLES, Confusion, Scores, scores_for
 from deepsentinel.training.sheet import judge, sheet
 
@@ -86,6 +88,14 @@ def write_finetune_report(
         notes=(NOTE,),
     )
     return report.write(folder)
+
+
+def is_report_of(folder: str | Path, facts: Mapping[str, Any]) -> bool:
+    """Whether a folder holds a whole report that was made with these facts."""
+    try:
+        return read_report(folder).facts == plain(facts)
+    except ReportError:
+        return False
 
 
 def _scored(
