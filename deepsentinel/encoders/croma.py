@@ -18,17 +18,8 @@ from torch import Tensor
 from deepsentinel.bands import S1_BANDS, S2_BANDS, Sensor
 from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
-from deepsentinel.encoders.public import (
-    Extras,
-    PublicEncoder,
-    Pyramid,
-    Weights,
-    flat,
-    present,
-    regridded,
-    tokens_to_map,
-)
-from deepsentinel.encoders.published import Values
+from deepsentinel.encoders.public import PublicEncoder, Weights, flat, regridded, tokens_to_map
+from deepsentinel.encoders.published import Extras, Pyramid, Values, present
 
 IMAGE_SIZE = 120
 PATCH_SIZE = 8

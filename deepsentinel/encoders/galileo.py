@@ -29,10 +29,13 @@ from deepsentinel.encoders.door import Check, Empty
 from deepsentinel.encoders.galileo_card import GROUPS, NANO, NANO_SHA256, STATISTICS
 from deepsentinel.encoders.published import (
     ADVICE,
+    Extras,
     PublishedEncoder,
+    Pyramid,
     Values,
     cells_along,
     fuse_qkv,
+    month_and_place,
     pad_to,
     read_published,
     require,
@@ -81,6 +84,7 @@ class GalileoEncoder(PublishedEncoder):
         (torch.Size([1, 32]), torch.Size([1, 32, 5, 3]), (8,))
     """
 
+    INPUTS: ClassVar[frozenset[str]] = frozenset({"month", "lonlat"})
     BANDS: ClassVar[Mapping[Sensor, tuple[str, ...]]] = {
         "s1": GROUPS["S1"],
         "s2": tuple(b for name, bands in GROUPS.items() if name != "S1" for b in bands),
@@ -175,9 +179,8 @@ class GalileoEncoder(PublishedEncoder):
         load_strictly(encoder, own, origin=str(path), advice=ADVICE)
         return encoder.eval()
 
-    def _features(
-        self, values: Values, months: Tensor, place: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _encode(self, values: Values, extras: Extras) -> tuple[Tensor, Pyramid]:
+        months, place = month_and_place(extras, values)
         H, W = next(iter(values.values())).shape[-2:]
         padded = {s: pad_to(x, self.window or self.patch_size) for s, x in values.items()}
         B, _, height, width = next(iter(padded.values())).shape
@@ -195,7 +198,7 @@ class GalileoEncoder(PublishedEncoder):
         if self.window is not None:
             cells = join(cells, rows, columns)
         dense = cells[..., : cells_along(H, self.patch_size), : cells_along(W, self.patch_size)]
-        return embedding.to(self._dtype), dense.to(self._dtype)
+        return embedding.to(self._dtype), (dense.to(self._dtype),)
 
     def _sums(
         self, tiles: Values, months: Tensor, place: Tensor | None

@@ -24,18 +24,15 @@ from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
 from deepsentinel.encoders.public import (
     Constants,
-    Extras,
     LateFusion,
     PublicEncoder,
-    Pyramid,
     Weights,
     flat,
-    present,
     regridded,
     tokens_to_map,
     without_head,
 )
-from deepsentinel.encoders.published import Values
+from deepsentinel.encoders.published import Extras, Pyramid, Values, present
 
 IMAGE_SIZE = 224
 PATCH_SIZE = 16

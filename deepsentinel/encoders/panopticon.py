@@ -22,15 +22,13 @@ from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
 from deepsentinel.encoders.public import (
     Constants,
-    Extras,
     PublicEncoder,
-    Pyramid,
     Weights,
     flat,
     regridded,
     tokens_to_map,
 )
-from deepsentinel.encoders.published import Values
+from deepsentinel.encoders.published import Extras, Pyramid, Values
 from deepsentinel.encoders.transformer import attendable
 
 IMAGE_SIZE = 224

@@ -30,8 +30,11 @@ from deepsentinel.encoders.galileo_card import STATISTICS
 from deepsentinel.encoders.presto_card import CARD, GROUPS, SHA256
 from deepsentinel.encoders.published import (
     ADVICE,
+    Extras,
     PublishedEncoder,
+    Pyramid,
     Values,
+    month_and_place,
     pad_to,
     read_published,
     require,
@@ -80,6 +83,7 @@ class PrestoEncoder(PublishedEncoder):
         (torch.Size([1, 32]), torch.Size([1, 32, 9, 5]), (4,))
     """
 
+    INPUTS: ClassVar[frozenset[str]] = frozenset({"month", "lonlat"})
     BANDS: ClassVar[Mapping[Sensor, tuple[str, ...]]] = {
         "s1": GROUPS["S1"],
         "s2": tuple(b for name in list(GROUPS)[1:-1] for b in GROUPS[name]),
@@ -164,9 +168,8 @@ class PrestoEncoder(PublishedEncoder):
         load_strictly(encoder, own, origin=str(path), advice=ADVICE)
         return encoder.eval()
 
-    def _features(
-        self, values: Values, months: Tensor, place: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _encode(self, values: Values, extras: Extras) -> tuple[Tensor, Pyramid]:
+        months, place = month_and_place(extras, values)
         cells = {s: cell_means(x, self.stride) for s, x in values.items()}
         B, _, h, w = next(iter(cells.values())).shape
         tokens, observed = self._inputs(cells)
@@ -187,7 +190,7 @@ class PrestoEncoder(PublishedEncoder):
         seen = observed.any(dim=1).view(B, h, w, 1)
         embedding = masked_mean(vectors, seen, (1, 2))
         dense = torch.where(seen, vectors, embedding[:, None, None])
-        return embedding, dense.permute(0, 3, 1, 2)
+        return embedding, (dense.permute(0, 3, 1, 2),)
 
     def _inputs(self, cells: Values) -> tuple[dict[str, Tensor], Tensor]:
         """What each group's layer reads, (N, bands), and which groups each pixel observed (N, G)."""

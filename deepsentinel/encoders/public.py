@@ -2,30 +2,32 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepsentinel.bands import SENSORS, Sensor
-from deepsentinel.encoders import door
+from deepsentinel.bands import Sensor
 from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
 from deepsentinel.encoders.fuse import combine, presence
-from deepsentinel.encoders.published import PublishedEncoder, Values, cells_along, pad_to
+from deepsentinel.encoders.published import (
+    PublishedEncoder,
+    Pyramid,
+    Values,
+    cells_along,
+    one_of,
+    pad_to,
+    present,
+)
 from deepsentinel.encoders.scaling import Scaling, scaling
-from deepsentinel.encoders.stems import Exact, Stem, place
-from deepsentinel.encoders.transformer import month_index, unit_sphere
+from deepsentinel.encoders.stems import Exact, Stem
 from deepsentinel.encoders.weights import load_strictly
-from deepsentinel.errors import UnknownNameError, UnusedInputError, WeightsError, nearest
-from deepsentinel.features import Features
-from deepsentinel.sample import IMAGE_KEYS, Batch
+from deepsentinel.errors import WeightsError
 
-Pyramid = tuple[Tensor, ...]
 Weights = Mapping[str, Any]
 """Tensors by name, possibly in named groups, as a published file holds them."""
 Join = Literal["mean", "concat"]
@@ -79,25 +81,11 @@ class Constants(Exact):
         return self.get_buffer(name)
 
 
-@dataclass(frozen=True)
-class Extras:
-    """Extra inputs of a call, checked."""
-
-    month: Tensor | None
-    """int64 (B,), from 0."""
-    lonlat: Tensor | None
-    """(B, 2) degrees, longitude first."""
-
-
 class PublicEncoder(PublishedEncoder):
     """An encoder around a public network, with any number of maps.
 
-    A subclass names its bands and the extra inputs that it knows, keeps an `Entry` a sensor in
-    `stems`, turns placed values into an embedding and a pyramid, and renames published tensors.
+    A subclass also keeps an `Entry` a sensor in `stems`, and renames published tensors.
     """
-
-    INPUTS: ClassVar[frozenset[str]] = frozenset()
-    """Extra inputs that the network knows, of `month` and `lonlat`."""
 
     stems: nn.ModuleDict
 
@@ -114,73 +102,6 @@ class PublicEncoder(PublishedEncoder):
         super().__init__(width=width, stride=stride, check=check, empty=empty, card=card)
         self.stems = nn.ModuleDict({s: Entry(x) for s, x in scaling(scaling_name).items()})
 
-    def forward(
-        self,
-        s1: Tensor | None = None,
-        s2: Tensor | None = None,
-        *,
-        s1_bands: Sequence[str] | None = None,
-        s2_bands: Sequence[str] | None = None,
-        month: int | Tensor | None = None,
-        lonlat: Tensor | None = None,
-        check: Check | None = None,
-        empty: Empty | None = None,
-    ) -> Features:
-        """Features of one batch; either sensor may be `None`.
-
-        Args:
-            s1: (B, 2, H, W) backscatter in dB, NaN where not observed.
-            s2: (B, 12, H, W) reflectance on the 0-1 scale, NaN where not observed.
-            s1_bands: bands of `s1` in its order, where they are not VV, VH.
-            s2_bands: bands of `s2` in its order, where they are not the 12 of Level-2A.
-            month: calendar month 1-12, one int or integers (B,), where the card lists it.
-            lonlat: (B, 2) degrees, longitude first, where the card lists it.
-            check: instead of the encoder's own.
-            empty: instead of the encoder's own.
-
-        Raises:
-            ShapeError: rank, size or pairing of the tensors; a month or place that cannot be.
-            BandError: unknown bands, or none that the encoder uses.
-            UnitsError: values that cannot be dB or reflectance.
-            NothingObservedError: a patch without an observed value.
-            UnusedInputError: `month` or `lonlat`, where the card does not list it.
-        """
-        self._refuse_unused(month=month, lonlat=lonlat)
-        given: Values = {s: x for s, x in (("s1", s1), ("s2", s2)) if x is not None}  # type: ignore[misc]
-        door.check_shapes(given)
-        named = {"s1": s1_bands, "s2": s2_bands}
-        names = {
-            s: door.used_bands(s, x.shape[1], named[s], self.BANDS.get(s, ()))
-            for s, x in given.items()
-        }
-        if not torch.compiler.is_compiling():
-            self._check(given, _one_of(check or self.check, Check, "check"))
-        first = next(iter(given.values()))
-        extras = _extras(month, lonlat, first)
-        placed = {s: place(x, names[s], self.BANDS[s]) for s, x in given.items()}
-        values = {s: x.masked_fill(~x.isfinite(), float("nan")) for s, x in placed.items()}
-        nothing = ~torch.stack([present(x) for x in values.values()]).any(dim=0)
-        embedding, maps = self._encode(values, extras)
-        self._judge(nothing, _one_of(empty or self.empty, Empty, "empty"))
-        where = nothing[:, None, None, None]
-        return Features(
-            embedding.masked_fill(nothing[:, None], float("nan")),
-            tuple(m.masked_fill(where, float("nan")) for m in maps),
-            self.strides,
-        )
-
-    def encode(
-        self, batch: Batch, *, month: int | Tensor | None = None, lonlat: Tensor | None = None
-    ) -> Features:
-        """Features of a batch as `deepsentinel.collate` makes it; sensors not read are left out.
-
-        Raises:
-            SampleError: the batch holds no sensor that the encoder reads.
-        """
-        unread = {IMAGE_KEYS[s] for s in SENSORS if s not in self.BANDS}
-        read: Batch = {k: x for k, x in batch.items() if k not in unread}
-        return super().encode(read, month=month, lonlat=lonlat)
-
     def load_published(self, published: Mapping[str, Weights], *, origin: str) -> Self:
         """Fill the network with published tensors, every key accounted for; eval mode.
 
@@ -196,30 +117,13 @@ class PublicEncoder(PublishedEncoder):
         return self.eval()
 
     @abstractmethod
-    def _encode(self, values: Values, extras: Extras) -> tuple[Tensor, Pyramid]:
-        """Embedding (B, D) and maps of placed values, NaN where not observed."""
-
-    @abstractmethod
     def _renamed(self, published: Mapping[str, Weights]) -> dict[str, Tensor]:
         """Published tensors under our names."""
-
-    def _features(
-        self, values: Values, months: Tensor, place: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError("public encoders have a pyramid: see _encode")
 
     def _entered(self, sensor: Sensor, values: Tensor, size: int | None = None) -> Tensor:
         """What the network reads of one sensor, in its own dtype, resized to `size` if given."""
         scaled: Tensor = self.stems[sensor](values)
         return (scaled if size is None else resized(scaled, size)).to(self._dtype)
-
-    def _refuse_unused(self, **inputs: object) -> None:
-        for name, value in inputs.items():
-            if value is not None and name not in self.INPUTS:
-                raise UnusedInputError(
-                    f"{name} was given, but this encoder does not know it and will not ignore it "
-                    "quietly. Leave it out, or choose an encoder whose card lists it."
-                )
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -246,7 +150,7 @@ class LateFusion:
     """
 
     def __init__(self, join: Join) -> None:
-        self.join: Join = _one_of(join, Join, "fusion")
+        self.join: Join = one_of(join, Join, "fusion")
 
     def width(self, channels: int) -> int:
         """Channels of what two parts of this many channels are joined to."""
@@ -289,16 +193,6 @@ def _side_by_side(parts: Mapping[Sensor, Tensor], weights: Mapping[Sensor, Tenso
     ]
     flags = [weights[s] if s in parts else torch.zeros_like(weight) for s in sensors]
     return torch.cat([*halves, *(f.to(like.dtype).expand_as(like[:, :1]) for f in flags)], dim=1)
-
-
-def present(values: Tensor) -> Tensor:
-    """Whether each patch of (B, C, H, W) holds a finite value, bool (B,).
-
-    Example:
-        >>> present(torch.tensor([1.0, float("nan")]).view(2, 1, 1, 1)).tolist()
-        [True, False]
-    """
-    return values.isfinite().flatten(1).any(dim=1)
 
 
 def cell_shares(values: Tensor, strides: Sequence[int]) -> Pyramid:
@@ -420,18 +314,3 @@ def without_head(
     if f"{norm}.weight" not in kept and f"{norm}.bias" not in kept:
         kept[f"{norm}.weight"], kept[f"{norm}.bias"] = torch.ones(width), torch.zeros(width)
     return kept
-
-
-def _extras(month: int | Tensor | None, lonlat: Tensor | None, like: Tensor) -> Extras:
-    count, device = like.shape[0], like.device
-    months = None if month is None else month_index(month, count, device)
-    if lonlat is not None:
-        lonlat = lonlat.to(device)
-        unit_sphere(lonlat, count)  # raises where it is no place on earth
-    return Extras(months, lonlat)
-
-
-def _one_of(value: Any, choices: Any, argument: str) -> Any:
-    if value not in get_args(choices):
-        raise UnknownNameError(f"{argument}={value!r}. {nearest(str(value), get_args(choices))}")
-    return value

@@ -1,10 +1,10 @@
-"""What Galileo and Presto share as encoders: the door, and files of published weights."""
+"""What encoders with published weights share: the door, extra inputs, and the files."""
 
 import hashlib
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, ClassVar, get_args
@@ -12,17 +12,24 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
-from deepsentinel.bands import SENSORS, Sensor
+from deepsentinel.bands import Sensor
 from deepsentinel.encoders import door
 from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
 from deepsentinel.encoders.pretrained import Pretrained
 from deepsentinel.encoders.stems import place
 from deepsentinel.encoders.transformer import month_index, unit_sphere
-from deepsentinel.errors import SampleError, UnknownNameError, WeightsError, nearest
+from deepsentinel.errors import (
+    SampleError,
+    UnknownNameError,
+    UnusedInputError,
+    WeightsError,
+    nearest,
+)
 from deepsentinel.features import Features
 from deepsentinel.sample import IMAGE_KEYS, Batch, batch_bands
 
+Pyramid = tuple[Tensor, ...]
 Values = dict[Sensor, Tensor]
 """Physical values (B, bands, H, W) in the encoder's band order, NaN where not observed."""
 
@@ -30,11 +37,22 @@ ADVICE = "Load the file that the row names, or build the encoder with its sizes.
 """What to do about weights that do not fit."""
 
 
-class PublishedEncoder(Pretrained):
-    """An encoder with masked tokens, one map, and month and location as optional inputs.
+@dataclass(frozen=True)
+class Extras:
+    """Extra inputs of a call, checked."""
 
-    A subclass names its bands and turns placed values into an embedding and a map; this class
-    checks and orders what comes in, and treats patches in which nothing was observed.
+    month: Tensor | None
+    """int64 (B,), from 0."""
+    lonlat: Tensor | None
+    """(B, 2) degrees, longitude first."""
+
+
+class PublishedEncoder(Pretrained):
+    """An encoder with published weights.
+
+    A subclass names its bands and the extra inputs that it knows, and turns placed values into an
+    embedding and a pyramid; this class checks and orders what comes in, and treats patches in
+    which nothing was observed.
 
     Args:
         width: D of the embedding and of the map.
@@ -45,6 +63,8 @@ class PublishedEncoder(Pretrained):
         card: facts that the architecture cannot tell.
     """
 
+    INPUTS: ClassVar[frozenset[str]] = frozenset()
+    """Extra inputs that the network knows, of `month` and `lonlat`."""
     BANDS: ClassVar[Mapping[Sensor, tuple[str, ...]]]
     """Bands that the weights use, in their order."""
 
@@ -52,8 +72,8 @@ class PublishedEncoder(Pretrained):
         self, *, width: int, stride: int, check: Check, empty: Empty, card: Card | None
     ) -> None:
         super().__init__()
-        self.check = _known(check, get_args(Check), "check")
-        self.empty = _known(empty, get_args(Empty), "empty")
+        self.check = one_of(check, Check, "check")
+        self.empty = one_of(empty, Empty, "empty")
         self._card = card or Card()
         self._width = width
         self._stride = stride
@@ -121,8 +141,8 @@ class PublishedEncoder(Pretrained):
             s2: (B, 12, H, W) reflectance on the 0-1 scale, NaN where not observed.
             s1_bands: bands of `s1` in its order, where they are not VV, VH.
             s2_bands: bands of `s2` in its order, where they are not the 12 of Level-2A.
-            month: calendar month 1-12, one int or integers (B,); June where not given.
-            lonlat: (B, 2) degrees, longitude first; the location token is left out where not given.
+            month: calendar month 1-12, one int or integers (B,), where the card lists it.
+            lonlat: (B, 2) degrees, longitude first, where the card lists it.
             check: instead of the encoder's own.
             empty: instead of the encoder's own.
 
@@ -131,53 +151,63 @@ class PublishedEncoder(Pretrained):
             BandError: unknown bands, or none that the encoder uses.
             UnitsError: values that cannot be dB or reflectance.
             NothingObservedError: a patch without an observed value.
+            UnusedInputError: `month` or `lonlat`, where the card does not list it.
         """
+        self._refuse_unused(month=month, lonlat=lonlat)
         given: Values = {s: x for s, x in (("s1", s1), ("s2", s2)) if x is not None}  # type: ignore[misc]
         door.check_shapes(given)
         named = {"s1": s1_bands, "s2": s2_bands}
         names = {
-            s: door.used_bands(s, x.shape[1], named[s], self.BANDS[s]) for s, x in given.items()
+            s: door.used_bands(s, x.shape[1], named[s], self.BANDS.get(s, ()))
+            for s, x in given.items()
         }
         if not torch.compiler.is_compiling():
-            self._check(given, _known(check or self.check, get_args(Check), "check"))
+            self._check(given, one_of(check or self.check, Check, "check"))
         first = next(iter(given.values()))
-        months = month_index(month, first.shape[0], first.device)
-        where = None if lonlat is None else unit_sphere(lonlat.to(first.device), first.shape[0])
-        values = {s: _finite(place(x, names[s], self.BANDS[s])) for s, x in given.items()}
-        nothing = _nothing(values)
-        embedding, dense = self._features(values, months, where)
-        self._judge(nothing, _known(empty or self.empty, get_args(Empty), "empty"))
-        embedding = embedding.masked_fill(nothing[:, None], float("nan"))
-        dense = dense.masked_fill(nothing[:, None, None, None], float("nan"))
-        return Features(embedding, (dense,), self.strides)
+        extras = _extras(month, lonlat, first)
+        placed = {s: place(x, names[s], self.BANDS[s]) for s, x in given.items()}
+        values = {s: x.masked_fill(~x.isfinite(), float("nan")) for s, x in placed.items()}
+        nothing = ~torch.stack([present(x) for x in values.values()]).any(dim=0)
+        embedding, maps = self._encode(values, extras)
+        self._judge(nothing, one_of(empty or self.empty, Empty, "empty"))
+        where = nothing[:, None, None, None]
+        return Features(
+            embedding.masked_fill(nothing[:, None], float("nan")),
+            tuple(m.masked_fill(where, float("nan")) for m in maps),
+            self.strides,
+        )
 
     def encode(
         self, batch: Batch, *, month: int | Tensor | None = None, lonlat: Tensor | None = None
     ) -> Features:
-        """Features of a batch as `deepsentinel.collate` makes it.
+        """Features of a batch as `deepsentinel.collate` makes it; sensors not read are left out.
 
         Raises:
             SampleError: the batch holds no sensor that the encoder reads.
         """
-        if not any(IMAGE_KEYS[s] in batch for s in SENSORS):
-            raise SampleError(
-                f"the batch has no {' or '.join(IMAGE_KEYS.values())}; it holds {sorted(batch)}."
-            )
+        read = {s: batch[IMAGE_KEYS[s]] for s in self.BANDS if IMAGE_KEYS[s] in batch}
+        if not read:
+            wanted = " or ".join(IMAGE_KEYS[s] for s in self.BANDS)
+            raise SampleError(f"the batch has no {wanted}; it holds {sorted(batch)}.")
         features: Features = self(
-            batch.get(IMAGE_KEYS["s1"]),
-            batch.get(IMAGE_KEYS["s2"]),
-            s1_bands=batch_bands(batch, "s1"),
-            s2_bands=batch_bands(batch, "s2"),
+            **read,
+            **{f"{s}_bands": batch_bands(batch, s) for s in read},
             month=month,
             lonlat=lonlat,
         )
         return features
 
     @abstractmethod
-    def _features(
-        self, values: Values, months: Tensor, place: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Embedding (B, D) and map (B, D, h, w); months from 0, place on the unit sphere."""
+    def _encode(self, values: Values, extras: Extras) -> tuple[Tensor, Pyramid]:
+        """Embedding (B, D) and maps of placed values, NaN where not observed."""
+
+    def _refuse_unused(self, **inputs: object) -> None:
+        for name, value in inputs.items():
+            if value is not None and name not in self.INPUTS:
+                raise UnusedInputError(
+                    f"{name} was given, but this encoder does not know it and will not ignore it "
+                    "quietly. Leave it out, or choose an encoder whose card lists it."
+                )
 
     def _check(self, given: Values, check: Check) -> None:
         device = next(iter(given.values())).device
@@ -272,16 +302,41 @@ def fuse_qkv(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return fused
 
 
-def _finite(values: Tensor) -> Tensor:
-    return values.masked_fill(~values.isfinite(), float("nan"))
+def present(values: Tensor) -> Tensor:
+    """Whether each patch of (B, C, H, W) holds a finite value, bool (B,).
+
+    Example:
+        >>> present(torch.tensor([1.0, float("nan")]).view(2, 1, 1, 1)).tolist()
+        [True, False]
+    """
+    return values.isfinite().flatten(1).any(dim=1)
 
 
-def _nothing(values: Values) -> Tensor:
-    observed = [x.isfinite().flatten(1).any(dim=1) for x in values.values()]
-    return ~torch.stack(observed).any(dim=0)
+def _extras(month: int | Tensor | None, lonlat: Tensor | None, like: Tensor) -> Extras:
+    count, device = like.shape[0], like.device
+    months = None if month is None else month_index(month, count, device)
+    if lonlat is not None:
+        lonlat = lonlat.to(device)
+        unit_sphere(lonlat, count)  # raises where it is no place on earth
+    return Extras(months, lonlat)
 
 
-def _known(value: Any, known: Sequence[str], what: str) -> Any:
-    if value not in known:
-        raise UnknownNameError(f"{what}={value!r}. {nearest(str(value), known)}")
+def month_and_place(extras: Extras, values: Values) -> tuple[Tensor, Tensor | None]:
+    """Months (B,) from 0, June where none was given, and places on the unit sphere (B, 3)."""
+    first = next(iter(values.values()))
+    months = extras.month
+    if months is None:
+        months = month_index(None, first.shape[0], first.device)
+    lonlat = extras.lonlat
+    return months, None if lonlat is None else unit_sphere(lonlat, first.shape[0])
+
+
+def one_of(value: Any, choices: Any, argument: str) -> Any:
+    """The value of an argument, which must be one of a `Literal`'s.
+
+    Raises:
+        UnknownNameError: it is not; the choices are listed.
+    """
+    if value not in get_args(choices):
+        raise UnknownNameError(f"{argument}={value!r}. {nearest(str(value), get_args(choices))}")
     return value

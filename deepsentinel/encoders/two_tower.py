@@ -19,20 +19,17 @@ from deepsentinel.bands import S1_BANDS, S2_L1C_BANDS, Sensor
 from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
 from deepsentinel.encoders.public import (
-    Extras,
     Join,
     LateFusion,
     PublicEncoder,
-    Pyramid,
     Weights,
     cropped,
     flat,
-    present,
     regridded,
     tokens_to_map,
     without_head,
 )
-from deepsentinel.encoders.published import Values, cells_along, pad_to
+from deepsentinel.encoders.published import Extras, Pyramid, Values, cells_along, pad_to, present
 from deepsentinel.errors import BackboneError
 
 IMAGE_SIZE = 224
