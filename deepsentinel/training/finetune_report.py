@@ -93,7 +93,7 @@ def write_finetune_report(
 def is_report_of(folder: str | Path, facts: Mapping[str, Any]) -> bool:
     """Whether a folder holds a whole report that was made with these facts."""
     try:
-        return read_report(folder).facts == plain(facts)
+        return bool(read_report(folder).facts == plain(facts))
     except ReportError:
         return False
 
