@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from deepsentinel.encoders.card import Card
+from deepsentinel.heads.classes import MATCHES
 
 _TASKS: Final = {
     "classification": ("classes of whole patches", "prediction.classes.shape"),
     "detection": ("classes of objects, with their boxes,", "prediction.boxes[0].shape"),
+    "matching": ("answers, whether a pair shows one place,", "prediction.probabilities"),
+    "regression": ("quantities", "prediction.values.shape"),
     "segmentation": ("classes of pixels", "prediction.classes.shape"),
 }
 """Of each task what is predicted, and what the snippet prints of a prediction."""
@@ -42,7 +45,7 @@ def _front(card: Card, task: str) -> str:
 def _summary(card: Card, config: Mapping[str, Any]) -> str:
     what, _ = _TASKS[config["task"]]
     return (
-        f"Predicts {len(config['class_names'])} {what} from Sentinel-1 and Sentinel-2 patches, with "
+        f"Predicts {len(_names(config))} {what} from Sentinel-1 and Sentinel-2 patches, with "
         f"the encoder {card.name or card.backbone or 'of its config'} and a head trained on it."
     )
 
@@ -62,8 +65,19 @@ def _usage(name: str, card: Card, task: str) -> str:
     return "\n".join(["## Use", "", "```python", *lines, "```"])
 
 
+def _names(config: Mapping[str, Any]) -> list[str]:
+    """Of classes, of quantities, or of the two answers of a matcher."""
+    if config["task"] == "matching":
+        return list(MATCHES)
+    names: list[str] = config.get("class_names") or config["target_names"]
+    return names
+
+
 def _classes(config: Mapping[str, Any]) -> str:
-    names = config["class_names"]
+    names = _names(config)
+    if "class_names" not in config:
+        title = "Quantities" if config["task"] == "regression" else "Answers"
+        return "\n".join([f"## {title}", "", *(f"{i}. {n}" for i, n in enumerate(names))])
     colours = config["class_colours"] or [""] * len(names)
     rows = [f"| {i} | {n} | {c} |" for i, (n, c) in enumerate(zip(names, colours, strict=True))]
     return "\n".join(["## Classes", "", "| id | class | colour |", "|---|---|---|", *rows])

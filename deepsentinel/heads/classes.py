@@ -3,11 +3,15 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from deepsentinel.errors import LabelError
+
+MATCHES: Final = ("another place", "the same place")
+"""The two answers of a matcher."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,11 @@ def check_classes(
     colours: Sequence[str] | None,
     *,
     least: int = 2,
+    word: str = "class",
 ) -> Classes:
     """Names and colours that fit the number of classes; unnamed classes are named by their id.
+
+    `word` is what the messages call one: `"target"` for quantities.
 
     Raises:
         LabelError: too few classes, another number of names or colours, a repeated name, or a
@@ -39,19 +46,20 @@ def check_classes(
         >>> check_classes(2, ("water", "land"), None)
         Classes(names=('water', 'land'), colours=None)
     """
+    count = f"num_{word}es" if word == "class" else f"num_{word}s"
     if num_classes < least:
-        raise LabelError(f"num_classes={num_classes}: at least {least} are needed.")
+        raise LabelError(f"{count}={num_classes}: at least {least} are needed.")
     named = tuple(str(i) for i in range(num_classes)) if names is None else tuple(names)
     coloured = None if colours is None else tuple(colours)
-    for what, values in (("class_names", named), ("class_colours", coloured)):
+    for what, values in ((f"{word}_names", named), (f"{word}_colours", coloured)):
         if values is not None and len(values) != num_classes:
             raise LabelError(
-                f"num_classes={num_classes}, but {what} has {len(values)}: {values[:8]}. "
-                "Give one a class, in the order of the ids."
+                f"{count}={num_classes}, but {what} has {len(values)}: {values[:8]}. "
+                f"Give one a {word}, in order."
             )
     twice = sorted({n for n in named if named.count(n) > 1})
     if twice:
-        raise LabelError(f"class_names repeats {twice}; each class needs its own name.")
+        raise LabelError(f"{word}_names repeats {twice}; each {word} needs its own name.")
     bad = [c for c in coloured or () if not re.fullmatch(r"#[0-9a-fA-F]{6}", c)]
     if bad:
         raise LabelError(f"class_colours holds {bad[:5]}; write each as '#rrggbb'.")

@@ -98,11 +98,16 @@ class Model(nn.Module, Generic[P]):
         `month` (1 to 12) and `lonlat` (B, 2), in degrees, are for encoders whose card lists them.
         """
         extra = {k: v for k, v in (("month", month), ("lonlat", lonlat)) if v is not None}
-        features: Features = self.encoder(s1, s2, s1_bands=s1_bands, s2_bands=s2_bands, **extra)
+        features = self.features(s1, s2, s1_bands=s1_bands, s2_bands=s2_bands, **extra)
         given = s1 if s1 is not None else s2
         assert given is not None  # noqa: S101 - the encoder has refused to see nothing
         prediction: P = self.head.decode(self.head(features, (given.shape[-2], given.shape[-1])))
         return prediction
+
+    def features(self, s1: Tensor | None, s2: Tensor | None, **options: Any) -> Features:
+        """What the head is given: the encoder's features, with its own options."""
+        features: Features = self.encoder(s1, s2, **options)
+        return features
 
     def predict(self, batch: Batch) -> P:
         """Prediction for a batch, in evaluation mode and without gradients whatever the mode.
@@ -264,7 +269,7 @@ class ExportableModel(nn.Module):
     def forward(self, s1: Tensor | None, s2: Tensor | None) -> tuple[Tensor, ...]:
         """Logits and probabilities, or whatever of the prediction the model's task exports."""
         encoder: Any = self.model.encoder
-        features = encoder(
+        features = self.model.features(
             s1,
             s2,
             s1_bands=encoder.bands.get("s1"),

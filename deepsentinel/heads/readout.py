@@ -100,6 +100,7 @@ class AttentionPool(nn.Module):
         """(B, C, h, w) to (B, C)."""
         cells = maps.flatten(2).transpose(1, 2)  # (B, N, C)
         cells = F.layer_norm(cells, cells.shape[-1:])
-        weights = self.score(cells).softmax(1)  # (B, N, heads)
-        shares = cells.unflatten(2, (self.heads, -1))  # (B, N, heads, C / heads)
+        weights: Tensor = self.score(cells).softmax(1)  # (B, N, heads)
+        B, N, C = cells.shape
+        shares = cells.reshape(B, N, self.heads, C // self.heads)
         return (shares * weights.unsqueeze(-1)).sum(1).flatten(1)

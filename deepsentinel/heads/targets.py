@@ -78,6 +78,42 @@ def multilabel_target(batch: Batch, num_classes: int) -> Tensor:
     return label.long()
 
 
+def value_target(batch: Batch, channels: int, size: tuple[int, int] | None) -> Tensor:
+    """`target` of a batch as float32 (B, K, H, W), or (B, K) with `size=None`; NaN = not known.
+
+    Raises:
+        SampleError: the batch has no `target`.
+        ShapeError: it has another shape.
+        LabelError: it is not of floating-point numbers, or holds infinity.
+
+    Example:
+        >>> value_target({"target": torch.tensor([[1.0], [torch.nan]])}, 1, None).shape
+        torch.Size([2, 1])
+    """
+    if "target" not in batch:
+        raise SampleError(
+            f"the batch holds no 'target', only {sorted(batch)}. A regression is trained on "
+            "quantities: read the corpus with labels=[...] naming one of kind target "
+            "(`deepsentinel info CORPUS` lists them), or compute one, as EviTarget does."
+        )
+    target: Tensor = batch["target"]
+    if not target.is_floating_point():
+        raise LabelError(
+            f"target has dtype {target.dtype}; floating-point numbers are expected, NaN = not known."
+        )
+    wanted = (channels,) if size is None else (channels, *size)
+    if target.shape[1:] != wanted:
+        kind = "of whole patches" if size is None else "of pixels"
+        raise ShapeError(
+            f"target has shape {tuple(target.shape)}; (B, {', '.join(map(str, wanted))}) is "
+            f"expected by a regression {kind} with {channels} quantities. per_pixel= and "
+            "num_targets= of the Regressor say which it is."
+        )
+    if bool(target.isinf().any()):
+        raise LabelError("target holds infinity; what is not known is NaN.")
+    return target.float()
+
+
 def check_ids(ids: Tensor, num_classes: int, key: str) -> None:
     """Class ids are 0 to `num_classes` - 1, or -1.
 

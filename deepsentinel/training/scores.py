@@ -9,7 +9,21 @@ from deepsentinel.errors import TrainingError
 from deepsentinel.features import Prediction
 from deepsentinel.heads.model import Model
 from deepsentinel.sample import IGNORE_INDEX, Batch
+from deepsentinel.training.confusion import NOTHING_LABELLED, Confusion
 from deepsentinel.training.scores_detection import DetectionScores
+from deepsentinel.training.scores_matching import MatchingScores
+from deepsentinel.training.scores_regression import RegressionScores
+
+__all__ = [
+    "TITLES",
+    "ClassificationScores",
+    "Confusion",
+    "MultilabelScores",
+    "Scores",
+    "SegmentationScores",
+    "average_precision",
+    "scores_for",
+]
 
 TITLES: Final[dict[str, str]] = {
     "miou": "mean IoU over the classes that occur in target or prediction",
@@ -21,6 +35,15 @@ TITLES: Final[dict[str, str]] = {
     "map": "mean average precision of boxes over classes that occur and overlaps of 0.50 to 0.95",
     "ap50": "average precision of boxes that overlap by half, mean over the classes that occur",
     "ap75": "average precision of boxes that overlap by three quarters, mean over those classes",
+    "r2": "share of the variance of the target that is explained; 1 is all, 0 as good as its mean",
+    "rmse": "root of the mean squared error, in the units of the target",
+    "mae": "mean absolute error, in the units of the target",
+    "bias": "mean error, in the units of the target",
+    "match_accuracy": "share of pairs told apart, right ones and as many wrong ones",
+    "recall@1": "share of S1 patches whose own S2 patch is the nearest of all patches",
+    "recall@5": "share of S1 patches whose own S2 patch is among the five nearest",
+    "recall@10": "share of S1 patches whose own S2 patch is among the ten nearest",
+    "median_rank": "median rank of an S1 patch's own S2 patch among those of all patches",
 }
 
 
@@ -41,7 +64,7 @@ class Scores(Protocol):
 
 
 def scores_for(model: Model[Any]) -> Scores:
-    """The scores that a model is judged by: IoU, accuracy or mean average precision.
+    """The scores that a model is judged by: IoU, accuracy, mean average precision, R2.
 
     Example:
         >>> from deepsentinel import Classifier, FusionEncoder
@@ -57,59 +80,13 @@ def scores_for(model: Model[Any]) -> Scores:
         return SegmentationScores(model.class_names)
     if model.task == "detection":
         return DetectionScores(model.class_names)
+    if model.task == "regression":
+        return RegressionScores(model.class_names)
+    if model.task == "matching":
+        return MatchingScores(model.head)
     if getattr(model, "multilabel", False):
         return MultilabelScores(model.class_names)
     return ClassificationScores(model.class_names)
-
-
-class Confusion:
-    """Counts of target class (rows) by predicted class (columns).
-
-    Example:
-        >>> counts = Confusion(("a", "b"))
-        >>> counts.add(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, -1]))
-        >>> counts.matrix().tolist(), round(counts.iou().mean().item(), 3)
-        ([[1, 1], [0, 1]], 0.5)
-    """
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        from torchmetrics.classification import MulticlassConfusionMatrix
-
-        self.names = names
-        self._metric = MulticlassConfusionMatrix(
-            len(names), ignore_index=IGNORE_INDEX, validate_args=False
-        )
-
-    def add(self, classes: Tensor, target: Tensor) -> None:
-        """Count int64 classes against targets of one shape; targets of -1 count nothing."""
-        self._metric.update(classes.cpu(), target.long().cpu())
-
-    def matrix(self) -> Tensor:
-        """int64 (K, K).
-
-        Raises:
-            TrainingError: nothing labelled was added.
-        """
-        matrix: Tensor = self._metric.compute()
-        if not bool(matrix.any()):
-            raise TrainingError(_NOTHING_LABELLED)
-        return matrix
-
-    def accuracy(self) -> float:
-        """Share on the diagonal."""
-        matrix = self.matrix().double()
-        return float(matrix.trace() / matrix.sum())
-
-    def iou(self) -> Tensor:
-        """(K,) intersection over union; NaN for a class that occurs nowhere."""
-        matrix = self.matrix().double()
-        both = matrix.diagonal()
-        return both / (matrix.sum(0) + matrix.sum(1) - both)
-
-    def f1(self) -> Tensor:
-        """(K,) harmonic mean of precision and recall; NaN for a class that occurs nowhere."""
-        matrix = self.matrix().double()
-        return 2 * matrix.diagonal() / (matrix.sum(0) + matrix.sum(1))
 
 
 class SegmentationScores:
@@ -188,7 +165,7 @@ class MultilabelScores:
     def _average_precision(self) -> Tensor:
         target = torch.cat(self._targets) if self._targets else torch.zeros(0, len(self.names))
         if not bool((target == 1).any()):
-            raise TrainingError(_NOTHING_LABELLED)
+            raise TrainingError(NOTHING_LABELLED)
         scores, values = torch.cat(self._probabilities), []
         for k in range(len(self.names)):
             known = target[:, k] != IGNORE_INDEX
@@ -208,12 +185,6 @@ def average_precision(scores: Tensor, target: Tensor) -> float:
     if not bool((target == 1).any()):
         return float("nan")
     return float(binary_average_precision(scores, target, validate_args=False))
-
-
-_NOTHING_LABELLED = (
-    "nothing is labelled in the data to be scored: every target is -1, or no patch has a class. "
-    "Look at the split with `deepsentinel stats`, or take other labels=...."
-)
 
 
 def _named(names: tuple[str, ...], values: Tensor) -> dict[str, float | None]:

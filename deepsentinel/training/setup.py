@@ -1,5 +1,6 @@
 """From what a corpus says of its labels to the model that learns them."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from deepsentinel.corpus.format import CorpusInfo, LabelKind, LabelSpec
@@ -12,6 +13,7 @@ TASKS: Final[dict[str, tuple[LabelKind, ...]]] = {
     "segmentation": ("mask",),
     "classification": ("label", "multilabel"),
     "detection": ("boxes",),
+    "regression": ("target",),
 }
 """Kinds of label that each task can be trained on."""
 
@@ -21,7 +23,7 @@ def pick_label(info: CorpusInfo, task: str, name: str | None = None) -> LabelSpe
 
     Args:
         info: facts of the corpus.
-        task: `"segmentation"`, `"classification"` or `"detection"`.
+        task: `"segmentation"`, `"classification"`, `"detection"` or `"regression"`.
         name: of the label; needed only where several would do.
 
     Raises:
@@ -49,25 +51,46 @@ def pick_label(info: CorpusInfo, task: str, name: str | None = None) -> LabelSpe
     return next(iter(fitting.values()))
 
 
-def model_for(encoder: Encoder, label: LabelSpec, *, decoder: str = "unet") -> Model[Any]:
-    """A model on an encoder with the classes, names and colours of a label.
+def model_for(
+    encoder: Encoder,
+    label: LabelSpec,
+    *,
+    decoder: str = "unet",
+    target_mean: Sequence[float] | None = None,
+    target_std: Sequence[float] | None = None,
+) -> Model[Any]:
+    """A model on an encoder with the classes, names and colours, or the quantities, of a label.
 
     Args:
         encoder: any encoder.
         label: as `pick_label` returns it.
-        decoder: of a `Segmenter`; a `Classifier` is linear, a `Detector` finds centre points.
+        decoder: of a `Segmenter`, and of a `Regressor` of pixels; a `Classifier` is linear, a
+            `Detector` finds centre points.
+        target_mean: of a `Regressor`, as `training.labels.target_statistics` finds it.
+        target_std: likewise.
 
     Raises:
         LabelError: the label has no classes, or is of a kind that no model learns.
     """
     from deepsentinel.heads.classification import Classifier
     from deepsentinel.heads.detection import Detector
+    from deepsentinel.heads.regression import Regressor
     from deepsentinel.heads.segmentation import Segmenter
 
     if not any(label.kind in kinds for kinds in TASKS.values()):
         raise LabelError(
             f"label {label.name!r} is of kind {label.kind!r}, for which there is no model; a mask, "
-            "label, multilabel or boxes can be learnt."
+            "label, multilabel, boxes or target can be learnt."
+        )
+    if label.kind == "target":
+        return Regressor(
+            encoder,
+            len(label.channels),
+            per_pixel=label.per_pixel,
+            decoder=decoder,
+            target_names=label.channels,
+            target_mean=target_mean,
+            target_std=target_std,
         )
     scheme = _scheme(label)
     names, colours = scheme.names, scheme.colours

@@ -15,7 +15,9 @@ from deepsentinel.errors import (
     WeightsError,
 )
 from deepsentinel.heads.classification import Classifier
+from deepsentinel.heads.matching import Matcher
 from deepsentinel.heads.model import load_model
+from deepsentinel.heads.regression import Regressor
 from deepsentinel.heads.segmentation import Segmenter
 
 NAMES, COLOURS = ("water", "land", "built"), ("#0000ff", "#00ff00", "#ff0000")
@@ -40,6 +42,19 @@ def small_encoder() -> FusionEncoder:
         ),
         lambda e: Classifier(e, 3, multilabel=True, head="mlp", class_names=NAMES),
         lambda e: Classifier(e, 3, True, head="attention", loss="focal", focal_gamma=1.5),
+        lambda e: Regressor(
+            e,
+            2,
+            decoder="upernet",
+            channels=32,
+            target_names=("evi", "height"),
+            target_mean=(0.3, 12.0),
+            target_std=(0.2, 9.0),
+            loss="huber",
+            focus_classes=(1, 2),
+        ),
+        lambda e: Regressor(e, 3, per_pixel=False, head="attention", loss="l2"),
+        lambda e: Matcher(e, dim=12, head="linear"),
     ],
 )
 def test_saved_and_loaded_is_the_same(tmp_path, batch, build) -> None:
@@ -47,11 +62,15 @@ def test_saved_and_loaded_is_the_same(tmp_path, batch, build) -> None:
     model(batch["image_s1"], batch["image_s2"])  # move the running statistics
     loaded = load_model(model.save_pretrained(tmp_path / "m"))
     assert not loaded.training
-    assert torch.equal(loaded.predict(batch).logits, model.predict(batch).logits)
+    for name in model.exported:
+        assert torch.equal(*(getattr(m.predict(batch), name) for m in (loaded, model)))
     assert (loaded.class_names, loaded.class_colours) == (model.class_names, model.class_colours)
     assert loaded.config() == model.config()
     assert loaded.encoder.card == model.encoder.card
     batch["label"] = torch.ones(4, 3, dtype=torch.int64)
+    batch["target"] = (
+        torch.rand(4, 2, 32, 32) if getattr(model, "per_pixel", 0) else torch.rand(4, 3)
+    )
     assert torch.equal(loaded.loss(batch)["loss"], model.eval().loss(batch)["loss"])
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [
         "config.json",

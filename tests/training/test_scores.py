@@ -3,16 +3,23 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, f1_score
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    mean_absolute_error,
+    r2_score,
+    root_mean_squared_error,
+)
 
 from deepsentinel.errors import TrainingError
-from deepsentinel.features import Classification, Segmentation
+from deepsentinel.features import Classification, Regression, Segmentation
 from deepsentinel.training.scores import (
     ClassificationScores,
     MultilabelScores,
     SegmentationScores,
     scores_for,
 )
+from deepsentinel.training.scores_regression import RegressionScores
 
 NAMES = ("a", "b", "c", "d")
 
@@ -85,3 +92,37 @@ def test_nothing_labelled_is_an_error() -> None:
 def test_each_model_has_its_scores(model) -> None:
     assert scores_for(model("linear")).headline == "miou"
     assert scores_for(model("classifier")).headline == "accuracy"
+
+
+@pytest.mark.parametrize("shape", [(4, 5), ()])
+def test_regression_is_sklearns(rng, shape) -> None:
+    """Elevations far from 0, where sums of squares in float32 would have no digits left."""
+    target = (rng.normal(size=(30, 3, *shape)) * 2 + 4000).astype("float32")
+    values = (target + rng.normal(size=target.shape)).astype("float32")
+    target[rng.random(target.shape) < 0.3] = np.nan
+    target[:, 2] = np.nan
+    scores = RegressionScores(("a", "b", "c"))
+    for half in (slice(0, 11), slice(11, 30)):
+        found = Regression(torch.from_numpy(values[half]))
+        scores.update(found, {"target": torch.from_numpy(target[half])})
+    wanted = {"r2": [], "rmse": [], "mae": [], "bias": []}
+    for k in (0, 1):
+        known = np.isfinite(target[:, k])
+        t, v = target[:, k][known].astype("float64"), values[:, k][known].astype("float64")
+        wanted["r2"].append(r2_score(t, v))
+        wanted["rmse"].append(root_mean_squared_error(t, v))
+        wanted["mae"].append(mean_absolute_error(t, v))
+        wanted["bias"].append((v - t).mean())
+    assert scores.compute() == pytest.approx({k: np.mean(v) for k, v in wanted.items()}, rel=1e-6)
+    assert scores.per_class()["c"] is None
+    assert scores.per_class()["a"] == pytest.approx(wanted["r2"][0])
+
+
+def test_a_target_that_is_unknown_or_never_varies_is_an_error() -> None:
+    scores = RegressionScores(("a",))
+    scores.update(Regression(torch.zeros(2, 1)), {"target": torch.full((2, 1), torch.nan)})
+    with pytest.raises(TrainingError, match="no target is known"):
+        scores.compute()
+    scores.update(Regression(torch.zeros(2, 1)), {"target": torch.full((2, 1), 5.0)})
+    with pytest.raises(TrainingError, match="never varies"):
+        scores.compute()

@@ -7,6 +7,7 @@ from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import DeepSentinelError, LabelError, UnknownNameError
 from deepsentinel.heads.classification import Classifier
 from deepsentinel.heads.detection import Detector
+from deepsentinel.heads.regression import Regressor
 from deepsentinel.heads.segmentation import Segmenter
 from deepsentinel.labels import scheme
 from deepsentinel.training.setup import model_for, pick_label
@@ -88,15 +89,23 @@ def test_a_model_has_the_classes_of_its_label(encoder):
 def test_what_has_no_classes_gets_no_model(encoder):
     with pytest.raises(LabelError, match="'bare' has no class scheme"):
         model_for(encoder, LabelSpec("bare", "mask"))
-    with pytest.raises(DeepSentinelError):
-        model_for(encoder, HEIGHT)
+
+
+def test_a_target_gets_a_regressor_of_its_quantities(encoder):
+    assert pick_label(info(COVER, HEIGHT), "regression") == HEIGHT
+    model = model_for(encoder, HEIGHT, decoder="linear", target_mean=(20.0,), target_std=(5.0,))
+    assert isinstance(model, Regressor)
+    assert (model.target_names, model.per_pixel) == (("m",), True)
+    assert model.options["target_mean"] == [20.0]
+    whole = LabelSpec("yield", "target", channels=("t", "ha"), per_pixel=False)
+    assert model_for(encoder, whole).num_targets == 2
+    assert not model_for(encoder, whole).per_pixel
 
 
 def test_a_target_is_no_classification(encoder):
-    """Even with classes: a model would be trained on what it cannot read."""
+    """Even with classes: a model of classes would be trained on what it cannot read."""
     height = LabelSpec("things", "target", scheme("worldcover"), channels=("m",))
-    with pytest.raises(LabelError, match="target"):
-        model_for(encoder, height)
+    assert isinstance(model_for(encoder, height, decoder="linear"), Regressor)
 
 
 def test_an_unknown_decoder_lists_the_known_ones(encoder):

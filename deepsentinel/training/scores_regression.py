@@ -1,0 +1,98 @@
+"""Scores of quantities, from torchmetrics."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepsentinel.errors import TrainingError
+from deepsentinel.sample import Batch
+
+
+class RegressionScores:
+    """`r2`, `rmse`, `mae` and `bias`, each the mean over the quantities of which something is known.
+
+    Example:
+        >>> from deepsentinel.features import Regression
+        >>> scores = RegressionScores(("evi",))
+        >>> target = torch.tensor([[0.0], [1.0], [torch.nan]])
+        >>> scores.update(Regression(torch.tensor([[0.5], [1.0], [9.0]])), {"target": target})
+        >>> scores.compute()
+        {'r2': 0.5, 'rmse': 0.353..., 'mae': 0.25, 'bias': 0.25}
+    """
+
+    headline = "r2"
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, R2Score
+
+        self.names = names
+        self._counts = [0] * len(names)
+        # In float32 the sums of squares of elevations would drown their variance.
+        self._metrics: dict[str, list[Any]] = {
+            key: [kind().set_dtype(torch.float64) for _ in names]
+            for key, kind in (
+                ("r2", R2Score),
+                ("mse", MeanSquaredError),
+                ("mae", MeanAbsoluteError),
+                ("bias", MeanMetric),
+            )
+        }
+        self._limits: list[tuple[float, float]] = [(float("inf"), float("-inf"))] * len(names)
+
+    def update(self, prediction: Any, batch: Batch) -> None:
+        """Add a batch with its `target`; NaN counts nothing."""
+        values, target = prediction.values.double().cpu(), batch["target"].double().cpu()
+        for k in range(len(self.names)):
+            known = torch.isfinite(target[:, k])
+            self._add(k, values[:, k][known], target[:, k][known])
+
+    def _add(self, k: int, values: Tensor, target: Tensor) -> None:
+        if not target.numel():
+            return
+        self._counts[k] += target.numel()
+        low, high = self._limits[k]
+        self._limits[k] = (min(low, float(target.min())), max(high, float(target.max())))
+        for key in ("r2", "mse", "mae"):
+            self._metrics[key][k].update(values, target)
+        self._metrics["bias"][k].update(values - target)
+
+    def compute(self) -> dict[str, float]:
+        """Scores by name.
+
+        Raises:
+            TrainingError: nothing is known, or what is known never varies, so that R2 has no
+                meaning.
+        """
+        if not any(self._counts):
+            raise TrainingError(
+                "no target is known in the data to be scored: every value is NaN. Look at the "
+                "split with `deepsentinel stats`, or take other labels=...."
+            )
+        r2 = [v for v in self.per_class().values() if v is not None]
+        if not r2:
+            raise TrainingError(
+                "what is known of the target never varies in the data to be scored "
+                f"({self._limits}), so there is nothing to explain. Score more patches."
+            )
+        known = [k for k, count in enumerate(self._counts) if count]
+
+        def mean(key: str, power: float = 1.0) -> float:
+            return float(sum(float(self._metrics[key][k].compute()) ** power for k in known)) / len(
+                known
+            )
+
+        return {
+            "r2": sum(r2) / len(r2),
+            "rmse": mean("mse", 0.5),
+            "mae": mean("mae"),
+            "bias": mean("bias"),
+        }
+
+    def per_class(self) -> dict[str, float | None]:
+        """R2 of each quantity; `None` where nothing is known or nothing varies."""
+        varied = [low < high for low, high in self._limits]
+        return {
+            name: float(self._metrics["r2"][k].compute()) if varied[k] else None
+            for k, name in enumerate(self.names)
+        }
