@@ -11,7 +11,10 @@ from torch.utils.data import DataLoader, Sampler
 from deepsentinel.bands import SENSORS
 from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.datasets.request import BandsLike, Clouds
+from deepsentinel.datasets.stream import DeepSentinelStream
+from deepsentinel.datasets.stream_loader import StreamLoader
 from deepsentinel.datasets.transforms import Compose
+from deepsentinel.errors import SampleError
 from deepsentinel.sample import Batch, Sample, collate
 from deepsentinel.store import Options
 
@@ -68,6 +71,8 @@ class DeepSentinelDataModule(LightningDataModule):  # type: ignore[misc]  # ligh
         batch_size: patches a batch.
         num_workers: worker processes a loader; 0 reads in the main process.
         seed: decides shuffling and whatever else draws in workers.
+        stream: of the train split, read instead of it; its own arguments then hold for training,
+            transforms too. In several processes it shares itself out.
         train_transforms: for the train split only; random ones inside `Compose`.
         eval_transforms: for val and test, such as `CenterCrop`.
         sensors: as `DeepSentinelDataset` takes it; so are those that follow.
@@ -97,6 +102,7 @@ class DeepSentinelDataModule(LightningDataModule):  # type: ignore[misc]  # ligh
         batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
+        stream: DeepSentinelStream | None = None,
         train_transforms: Callable[[Sample], Sample] | None = None,
         eval_transforms: Callable[[Sample], Sample] | None = None,
         sensors: Sequence[str] = SENSORS,
@@ -109,7 +115,13 @@ class DeepSentinelDataModule(LightningDataModule):  # type: ignore[misc]  # ligh
         cache_dir: str | Path | None = None,
     ) -> None:
         super().__init__()
+        if stream is not None and train_transforms is not None:
+            raise SampleError(
+                "train_transforms would not be used: a stream has transforms of its own. Make it with "
+                "DeepSentinelStream(..., transforms=...)."
+            )
         self.root = root
+        self.stream = stream
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
@@ -128,7 +140,8 @@ class DeepSentinelDataModule(LightningDataModule):  # type: ignore[misc]  # ligh
     def setup(self, stage: str) -> None:
         """Open the splits that a stage of Lightning needs, so that wrong names fail at once."""
         for split in LIGHTNING_SPLITS.get(stage, ()):
-            self.dataset(split)
+            if split != "train" or self.stream is None:
+                self.dataset(split)
 
     def dataset(self, split: str) -> DeepSentinelDataset:
         """The dataset of one split."""
@@ -150,6 +163,15 @@ class DeepSentinelDataModule(LightningDataModule):  # type: ignore[misc]  # ligh
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of the train split."""
+        if self.stream is not None:
+            return StreamLoader(
+                self.stream,
+                batch_size=self.batch_size,
+                num_workers=self.num_workers,
+                seed=self.seed,
+                epoch=lambda: None if self.trainer is None else int(self.trainer.current_epoch),
+                world_size=1 if self.trainer is None else self.trainer.world_size,
+            )
         dataset = self.dataset("train")
         compose = self.train_transforms if isinstance(self.train_transforms, Compose) else None
         sampler = ShuffledSampler(

@@ -204,6 +204,10 @@ def _put(kind: type[Any], given: dict[str, Any], text: str, problems: list[str])
     hint: Any = kind
     for depth, part in enumerate(names):
         section = _section(hint)
+        if section is None and dict in {get_origin(m) for m in (hint, *_members(hint))}:
+            names = [*names[:depth], ".".join(names[depth:])]
+            hint = Any
+            break
         if section is None:
             problems.append(f"--set {text}: {'.'.join(names[:depth])!r} has no keys of its own.")
             return

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +15,13 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import Trainer
 
 from deepsentinel.datasets.stream import DeepSentinelStream
+from deepsentinel.datasets.stream_loader import StreamLoader
 from deepsentinel.encoders.fusion import FusionEncoder
-from deepsentinel.errors import MissingExtraError
+from deepsentinel.errors import MissingExtraError, TrainingError
 from deepsentinel.heads.model import Model, load_weights
 from deepsentinel.training.checkpoint import Row, RunFolder, State, check_options
-from deepsentinel.training.loader import EpochLoader, StreamLoader, in_order
+from deepsentinel.training.finetune_report import FOLDER, is_report_of, write_finetune_report
+from deepsentinel.training.loader import EpochLoader, in_order, shared_badly
 from deepsentinel.training.lora import LoRA, adapted
 from deepsentinel.training.options import FinetuneConfig, Precision
 from deepsentinel.training.preflight import Samples, check_start, described
@@ -95,6 +97,7 @@ def finetune(
     seed: int = 0,
     augment: Augmenter | None = None,
     resume: bool = True,
+    report: bool = True,
     progress: bool = True,
     logger: Any = None,
     tensorboard: bool = False,
@@ -116,7 +119,7 @@ def finetune(
         train: map-style dataset of samples with the model's target, such as `mask` or `label`; or
             a `DeepSentinelStream`, which brings its own order.
         val: map-style dataset from other places; it chooses the best epoch.
-        out_dir: folder for `last.ckpt`, `best` and `metrics.csv`, made if need be.
+        out_dir: folder for `last.ckpt`, `best`, `metrics.csv` and `report`, made if need be.
         epochs: passes over `train`.
         batch_size: patches a step, over all processes.
         lr: learning rate of the head, at its height.
@@ -135,6 +138,8 @@ def finetune(
         augment: called with each training batch, once it is on the device, and a generator that
             follows from seed and step; such as `deepsentinel.datasets.augment.Augment()`.
         resume: go on with what `out_dir` holds; `False` starts over.
+        report: write `report/report.html` at the end: scores, curves, confusion matrix, classes, best
+            and worst predictions, with JSON, CSV and PNG files beside it.
         progress: show a progress bar.
         logger: a Lightning logger, or a list of them, that gets the history too.
         tensorboard: write the history for TensorBoard, into the folder `tensorboard`.
@@ -198,6 +203,7 @@ def finetune(
         out_dir=out_dir,
         augment=augment,
         resume=resume,
+        report=report,
         progress=progress,
         logger=logger,
     )
@@ -212,6 +218,7 @@ def finetune_as(
     out_dir: str | Path,
     augment: Augmenter | None = None,
     resume: bool = True,
+    report: bool = True,
     progress: bool = True,
     logger: Any = None,
 ) -> FinetuneResult:
@@ -244,7 +251,31 @@ def finetune_as(
                 )
                 _fit(_trainer(task, progress=progress, logger=logger), task, loader, held_out)
             state = task.run
-    return _result(model, folder, state, config)
+    result = _result(model, folder, state, config)
+    if report:
+        from_first(lambda: _report(result, val, config, options))
+    return result
+
+
+def _report(
+    result: FinetuneResult, val: Samples, config: FinetuneConfig, options: Mapping[str, Any]
+) -> None:
+    """Write the report, unless that of just this course is there."""
+    folder = result.out_dir / FOLDER
+    facts = {"options": dict(options), "epochs": result.epochs, "best_epoch": result.best_epoch}
+    if is_report_of(folder, facts):
+        return
+    with _undisturbed():
+        write_finetune_report(
+            result.model,
+            val,
+            result.history,
+            folder,
+            best_epoch=result.best_epoch,
+            facts=facts,
+            batch_size=_each(config),
+            num_workers=config.num_workers,
+        )
 
 
 def _each(config: FinetuneConfig) -> int:
@@ -256,12 +287,13 @@ def _loader(
     train: Samples | DeepSentinelStream, config: FinetuneConfig, *, start: int
 ) -> EpochLoader | StreamLoader:
     if isinstance(train, DeepSentinelStream):
+        if config.batch_size % world_size():
+            raise TrainingError(shared_badly(config.batch_size, world_size()))
         return StreamLoader(
             train,
-            batch_size=config.batch_size,
+            batch_size=_each(config),
             num_workers=config.num_workers,
             seed=config.seed,
-            start=start,
             world_size=world_size(),
         )
     return EpochLoader(

@@ -6,8 +6,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from deepsentinel.datasets.order import share_size
-from deepsentinel.datasets.stream import DeepSentinelStream
 from deepsentinel.errors import TrainingError
 from deepsentinel.sample import Batch, Sample, collate
 
@@ -131,65 +129,6 @@ class EpochLoader(DataLoader[Batch]):
         assert self.generator is not None  # noqa: S101 - made above
         # Seeds the workers.
         self.generator.manual_seed(derive(self.order.seed, self.order.epoch, self.order.rank))
-        return super().__iter__()
-
-
-class StreamLoader(DataLoader[Batch]):
-    """Batches of a stream, each epoch in its own order; the last, smaller ones are kept.
-
-    Its order is that of the stream: it follows from the stream's seed, the epoch, and how many
-    processes and workers read.
-
-    Args:
-        stream: of the train split.
-        batch_size: of all processes together, a multiple of `world_size`.
-        num_workers: worker processes that read; each makes batches of its own.
-        seed: what torch's generators in the workers follow from.
-        start: epochs that earlier sessions of the run have done.
-        world_size: number of processes.
-
-    Raises:
-        TrainingError: processes would get different numbers of batches.
-    """
-
-    def __init__(
-        self,
-        stream: DeepSentinelStream,
-        *,
-        batch_size: int,
-        num_workers: int = 0,
-        seed: int,
-        start: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if batch_size % world_size:
-            raise TrainingError(shared_badly(batch_size, world_size))
-        if world_size > 1 and stream.remainder == "keep":
-            raise TrainingError(
-                f"{world_size} processes train on a stream with remainder='keep', which may give "
-                "some of them one patch more. Make it with remainder='pad' or 'drop'."
-            )
-        self.stream = stream
-        self.seed = seed
-        self.epoch = start
-        """The epoch that the next iteration is, over all sessions."""
-        super().__init__(
-            stream,
-            batch_size=batch_size // world_size,
-            num_workers=num_workers,
-            collate_fn=collate,
-            generator=torch.Generator(),
-        )
-
-    def __len__(self) -> int:
-        workers, size = max(1, self.num_workers), self.batch_size or 1
-        shares = (share_size(len(self.stream), k, workers) for k in range(workers))
-        return sum(-(-share // size) for share in shares)
-
-    def __iter__(self) -> Any:
-        self.stream.set_epoch(self.epoch)
-        assert self.generator is not None  # noqa: S101 - made above
-        self.generator.manual_seed(derive(self.seed, self.epoch))
         return super().__iter__()
 
 

@@ -45,9 +45,14 @@ class Mean:
 
 
 class Labels:
-    """Counts labelled pixels or patches of an epoch, and tells of batches that have none."""
+    """Counts labelled pixels, patches or boxes of an epoch, and tells of batches that have none.
 
-    def __init__(self) -> None:
+    Args:
+        empty_teaches: whether a batch without any teaches something, as one without objects does.
+    """
+
+    def __init__(self, *, empty_teaches: bool = False) -> None:
+        self.empty_teaches = empty_teaches
         self.labelled, self.batches, self.empty = 0, 0, 0
         self.first_empty = ""
 
@@ -59,7 +64,7 @@ class Labels:
         """
         self.labelled += labelled
         self.batches += 1
-        if not labelled:
+        if not labelled and not self.empty_teaches:
             self.empty += 1
             self.first_empty = self.first_empty or named(batch)
         if self.empty == self.batches == GIVE_UP_AFTER and world_size() == 1:

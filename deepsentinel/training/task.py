@@ -16,11 +16,12 @@ from rich.progress import (
 )
 from torch import Tensor, nn
 
+from deepsentinel.datasets.stream_loader import StreamLoader
 from deepsentinel.errors import TrainingError
 from deepsentinel.heads.model import Model
 from deepsentinel.sample import Batch
 from deepsentinel.training.checkpoint import Row, RunFolder, State
-from deepsentinel.training.loader import EpochLoader, StreamLoader, derive
+from deepsentinel.training.loader import EpochLoader, derive
 from deepsentinel.training.lora import merged
 from deepsentinel.training.options import FinetuneConfig
 from deepsentinel.training.ranks import from_first, like_first, rank, world_size
@@ -70,6 +71,8 @@ class Task(LightningModule):  # type: ignore[misc]  # lightning is untyped to my
         self.folder = folder
         self.run = state
         self.loader = loader
+        if isinstance(loader, StreamLoader):
+            loader.epoch = lambda: len(self.run.history)
         self.augment = augment
         self.unfrozen = [p for p in model.encoder.parameters() if p.requires_grad]
         if config.freeze_encoder and config.unfreeze_epoch is None:
@@ -112,11 +115,10 @@ class Task(LightningModule):  # type: ignore[misc]  # lightning is untyped to my
     def on_train_epoch_start(self) -> None:
         """Seed what is drawn in this epoch; what is frozen keeps its statistics too."""
         torch.manual_seed(derive(self.config.seed, self.epoch, rank()))
-        if isinstance(self.loader, StreamLoader):
-            self.loader.epoch = self.epoch - 1
         self.model.train()
         set_trained(self.model, self.config, self.epoch, self.unfrozen)
-        self.train_loss, self.labels, self.augmented = Mean(), Labels(), 0
+        self.train_loss, self.augmented = Mean(), 0
+        self.labels = Labels(empty_teaches=self.model.task == "detection")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """The training batch with random changes, drawn anew from seed, epoch, step and process."""

@@ -48,6 +48,13 @@ def test_file_then_words(tmp_path) -> None:
     assert isinstance(run.noise.speckle, float)
 
 
+def test_words_reach_into_sections_and_free_keys(tmp_path) -> None:
+    path = file(tmp_path, "corpus: a\nweights: {a: 1, b: 2}\n")
+    run = read_config(Run, path, sets=["weights.b=3", "weights.c.d=4", "extra.speckle=1"])
+    assert run.weights == {"a": 1.0, "b": 3.0, "c.d": 4.0}
+    assert run.extra == Noise(speckle=1.0)
+
+
 @pytest.mark.parametrize(
     ("text", "sets", "message"),
     [
