@@ -15,6 +15,7 @@ from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
 from deepsentinel.encoders.fuse import Pool
 from deepsentinel.encoders.pretrained import Pretrained
+from deepsentinel.encoders.projection import Projection, moments
 from deepsentinel.encoders.stems import STATISTICS, Statistics, Stem, entered, place
 from deepsentinel.encoders.towers import Fusion, Pyramid, Towers
 from deepsentinel.errors import (
@@ -50,6 +51,10 @@ class FusionEncoder(Pretrained):
             `None`.
         pool: `"mean"` over observed pixels, or `"mean_std"`, which adds the standard deviation.
         pool_levels: maps that are pooled and concatenated, counted as in a tuple.
+        hidden: width of a hidden layer beside the linear projection; none if `None`. Needs
+            `embed_dim`.
+        moments: project the mean, spread and observed share of every input band too. Needs
+            `embed_dim`.
         levels: which maps of the backbone to return, as timm's `out_indices`; all if `None`.
         backbone_options: arguments of the timm model, such as `{"drop_path_rate": 0.1}`.
         pretrained: start from timm's ImageNet weights, which timm downloads; its first
@@ -84,6 +89,8 @@ class FusionEncoder(Pretrained):
         embed_dim: int | None = None,
         pool: Pool = "mean",
         pool_levels: Sequence[int] = (-1,),
+        hidden: int | None = None,
+        moments: bool = False,
         levels: Sequence[int] | None = None,
         backbone_options: Mapping[str, Any] | None = None,
         pretrained: bool = False,
@@ -107,6 +114,8 @@ class FusionEncoder(Pretrained):
             "embed_dim": embed_dim,
             "pool": pool,
             "pool_levels": list(pool_levels),
+            "hidden": hidden,
+            "moments": moments,
             "levels": None if levels is None else list(levels),
             "backbone_options": _plain(backbone_options or {}),
         }
@@ -125,9 +134,8 @@ class FusionEncoder(Pretrained):
         )
         width = self.towers.width
         self._embed_dim = embed_dim or width
-        self.project: nn.Module = nn.Identity()
-        if embed_dim:
-            self.project = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, embed_dim))
+        self.moments = moments
+        self.project = _projection(width, embed_dim, hidden, len(self._used()) if moments else 0)
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
@@ -305,7 +313,11 @@ class FusionEncoder(Pretrained):
             for group in together
         ]
         vector, maps, seen = self.towers(channels, dtype=self._dtype)
-        embedding = self.project(vector.to(self._dtype))
+        if isinstance(self.project, Projection):
+            extra = moments(channels, area=height * width).to(self._dtype) if self.moments else None
+            embedding = self.project(vector.to(self._dtype), extra)
+        else:
+            embedding = self.project(vector.to(self._dtype))
         return embedding, _cropped(maps, self.strides, (height, width)), _none(seen)
 
     def _used(self) -> tuple[str, ...]:
@@ -314,6 +326,20 @@ class FusionEncoder(Pretrained):
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.towers.parameters()).dtype
+
+
+def _projection(width: int, embed_dim: int | None, hidden: int | None, bands: int) -> nn.Module:
+    if hidden is not None and hidden < 1:
+        raise BackboneError(f"hidden={hidden}; pass at least 1, or None for a linear projection.")
+    if embed_dim is None:
+        if hidden or bands:
+            raise BackboneError(
+                "hidden and moments belong to the projection; pass embed_dim with them."
+            )
+        return nn.Identity()
+    if hidden or bands:
+        return Projection(width, embed_dim, hidden=hidden, bands=bands)
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, embed_dim))
 
 
 def _pair(values: Sequence[float]) -> tuple[float, float]:
