@@ -18,7 +18,9 @@ _PUBLIC: dict[str, str] = {
     "Encoder": "deepsentinel.features",
     "Features": "deepsentinel.features",
     "FusionEncoder": "deepsentinel.encoders.fusion",
+    "Matcher": "deepsentinel.heads.matching",
     "Prediction": "deepsentinel.features",
+    "Regressor": "deepsentinel.heads.regression",
     "Segmenter": "deepsentinel.heads.segmentation",
     "collate": "deepsentinel.sample",
     "convert": "deepsentinel.corpus.convert",
@@ -40,7 +42,9 @@ __all__ = [
     "Encoder",
     "Features",
     "FusionEncoder",
+    "Matcher",
     "Prediction",
+    "Regressor",
     "Segmenter",
     "__version__",
     "collate",
@@ -65,7 +69,9 @@ if TYPE_CHECKING:
     from deepsentinel.features import Encoder, Features, Prediction
     from deepsentinel.heads.classification import Classifier
     from deepsentinel.heads.detection import Detector
+    from deepsentinel.heads.matching import Matcher
     from deepsentinel.heads.model import load_model
+    from deepsentinel.heads.regression import Regressor
     from deepsentinel.heads.segmentation import Segmenter
     from deepsentinel.sample import collate
     from deepsentinel.training.finetune import finetune
