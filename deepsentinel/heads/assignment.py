@@ -66,35 +66,26 @@ def match_cells(boxes: Tensor, anchors: Tensor, per_level: Sequence[int]) -> Ten
     return matched
 
 
-def peaks(middles: Tensor, lengths: Tensor, labels: Tensor, shape: torch.Size) -> Tensor:
-    """(K, h, w): for each class 1 at the cells of its boxes' centres, and less around them.
+def peaks(middles: Tensor, lengths: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(N, h, w): for each box 1 at the cell of its centre, and less around it.
 
     The slope is a Gaussian whose deviation is a sixth of the side (as in TTFNet, arXiv 1909.00700),
-    a third of a cell at least.
+    but a third of a cell at least.
 
     Args:
         middles: (N, 2) x, y in cells.
         lengths: (N, 2) width, height in cells.
-        labels: (N,) class ids.
-        shape: (K, h, w).
+        shape: (h, w).
 
     Example:
         >>> one = torch.ones(1, 2)
-        >>> peaks(1.5 * one, one, torch.tensor([0]), torch.Size((1, 3, 3)))[0, 1].round(decimals=3)
+        >>> peaks(1.5 * one, one, (3, 3))[0, 1].round(decimals=3)
         tensor([0.0110, 1.0000, 0.0110])
     """
-    column, row = cells_of(middles, shape[-2:])
-    heat = middles.new_zeros(shape)
-    y, x = (torch.arange(n, device=middles.device) for n in shape[-2:])
+    column, row = middles.long().unbind(1)
+    column, row = column.clamp(max=shape[1] - 1), row.clamp(max=shape[0] - 1)
     spread = (lengths / 6).clamp(min=1 / 3)
+    y, x = (torch.arange(n, device=middles.device) for n in shape)
     across = torch.exp(-(((x - column[:, None]) / spread[:, :1]) ** 2) / 2)
     down = torch.exp(-(((y - row[:, None]) / spread[:, 1:]) ** 2) / 2)
-    for i, label in enumerate(labels.tolist()):
-        heat[label] = torch.maximum(heat[label], down[i][:, None] * across[i])
-    return heat
-
-
-def cells_of(middles: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Column and row of the cell that each point lies in; a point on the border is in the last."""
-    column, row = middles.long().unbind(1)
-    return column.clamp(max=shape[1] - 1), row.clamp(max=shape[0] - 1)
+    return down[:, :, None] * across[:, None]

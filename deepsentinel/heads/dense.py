@@ -18,15 +18,19 @@ from torchvision.models.detection.fcos import (
     FCOSRegressionHead,
 )
 from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from deepsentinel.features import Detection
-from deepsentinel.heads.assignment import cells_of, cover_cell, match_cells, peaks
+from deepsentinel.heads.assignment import cover_cell, match_cells, peaks
 from deepsentinel.heads.boxes import Selection, Target, grid_anchors
 
 SIDES: Final = (2.0, 2.0 * 2**0.5)
 """Roots of the anchors' areas in strides of their level; the next level goes on with twice these."""
 RATIOS: Final = (0.5, 1.0, 2.0)
+_NEAR: Final = 0.1
+"""A cell learns the sides of a box where the slope of the box's peak is above this."""
+_BOX_WEIGHT: Final = 2.0
+"""Of the sides beside the peaks, in the loss of centre points."""
 _CONVS: Final = 2
 """Convolutions of a tower."""
 
@@ -127,8 +131,8 @@ class Retina(nn.Module):
 class CentrePoint(nn.Module):
     """Centre points (Zhou et al., *Objects as Points*, arXiv 1904.07850) on the finest map.
 
-    A box is a peak in the map of its class, and there the place of its centre within the cell and
-    the logarithms of its sides. Every box has a cell, however small it is.
+    A box is a peak in the map of its class, and there the distances to its four sides, which the
+    cells around the peak learn too. Every box has a cell, however small it is.
     """
 
     def __init__(
@@ -136,52 +140,59 @@ class CentrePoint(nn.Module):
     ) -> None:
         super().__init__()
         self.stride, self.selection = strides[0], selection
-        layers: list[nn.Module] = []
-        for _ in range(_CONVS):
-            layers += [nn.Conv2d(channels, channels, 3, padding=1), _groups(channels), nn.ReLU()]
-        self.tower = nn.Sequential(*layers)
-        self.heat = nn.Conv2d(channels, num_classes, 1)
-        self.box = nn.Conv2d(channels, 4, 1)
-        nn.init.constant_(self.heat.bias, -4.6)  # type: ignore[arg-type]  # a hundredth, as in RetinaNet
+        self.heat_tower, self.box_tower = _tower(channels), _tower(channels)
+        self.heat = nn.Conv2d(channels, num_classes, 3, padding=1)
+        self.box = nn.Conv2d(channels, 4, 3, padding=1)
+        nn.init.constant_(self.heat.bias, -4.6)  # type: ignore[arg-type]  # a hundredth, as RetinaNet
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Found:
-        """Heat (B, K, h, w) and boxes (B, 4, h, w) of the finest map; anchors are its cells."""
-        tower = self.tower(maps[0])
-        outputs = floats({"heat": self.heat(tower), "box": self.box(tower)})
-        return Found(outputs, *level_anchors(maps[:1], (self.stride,), (1.0,), (1.0,)), size)
+        """Heat (B, K, h, w) and sides (B, 4, h, w) of the finest map; anchors are its cells."""
+        outputs = {
+            "heat": self.heat(self.heat_tower(maps[0])),
+            "box": self.box(self.box_tower(maps[0])),
+        }
+        anchors = level_anchors(maps[:1], (self.stride,), (1.0,), (1.0,))
+        return Found(floats(outputs), *anchors, size)
 
     def loss(self, found: Found, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """`classification` (penalty-reduced focal loss), `centre` and `sides` (L1)."""
-        heat, box = found.outputs["heat"], found.outputs["box"]
+        """`classification` (penalty-reduced focal loss) and `bbox_regression` (GIoU)."""
+        heat, boxes = found.outputs["heat"], self._boxes(found)
         wanted, count = torch.zeros_like(heat), sum(len(t["boxes"]) for t in targets)
-        centre = sides = box.sum() * 0
+        regression = boxes.sum() * 0
         for i, target in enumerate(targets):
             if not len(target["boxes"]):
                 continue
             middle, lengths = _middles(target["boxes"] / self.stride)
-            wanted[i] = peaks(middle, lengths, target["labels"], wanted[i].shape)
-            column, row = cells_of(middle, heat.shape[-2:])
-            at = box[i, :, row, column].T
-            within = middle - torch.stack((column, row), 1)
-            centre = centre + (at[:, :2].sigmoid() - within).abs().sum()
-            sides = sides + (at[:, 2:] - lengths.log()).abs().sum()
+            slopes = peaks(middle, lengths, heat.shape[-2:])  # (N, h, w)
+            for label in set(target["labels"].tolist()):
+                wanted[i, label] = slopes[target["labels"] == label].amax(0)
+            weight, owner = slopes.flatten(1).max(0)
+            weight = torch.where(weight > _NEAR, weight, 0)
+            weight = weight / weight.new_zeros(len(slopes)).index_add_(0, owner, weight)[owner]
+            near = weight.nonzero()[:, 0]
+            loss = generalized_box_iou_loss(boxes[i, near], target["boxes"][owner[near]])
+            regression = regression + (weight[near] * loss).sum()
         return {
             "classification": focal(heat, wanted) / max(1, count),
-            "centre": centre / max(1, count),
-            "sides": 0.5 * sides / max(1, count),
+            "bbox_regression": _BOX_WEIGHT * regression / max(1, count),
         }
 
     def decode(self, found: Found) -> Detection:
         """Boxes at the peaks."""
-        heat, box = found.outputs["heat"].sigmoid(), found.outputs["box"]
+        heat = found.outputs["heat"].sigmoid()
         peak = F.max_pool2d(heat, 3, 1, 1) == heat
         scores = (heat * peak).flatten(2).transpose(1, 2)  # (B, h w, K)
-        moves = box.flatten(2).transpose(1, 2)
-        corner = found.anchors[:, :2] / self.stride
-        middle = corner + moves[..., :2].sigmoid()
-        half = moves[..., 2:].clamp(max=8).exp() / 2
-        boxes = torch.cat((middle - half, middle + half), -1) * self.stride
-        return self.selection.detections(list(boxes), list(scores), found.size)
+        return self.selection.detections(list(self._boxes(found)), list(scores), found.size)
+
+    def _boxes(self, found: Found) -> Tensor:
+        """Boxes (B, h w, 4) in pixels that every cell stands for.
+
+        Their sides lie around the middle of the cell, by at least nothing and by half a cell as
+        long as nothing is known.
+        """
+        sides = self.stride * F.softplus(found.outputs["box"].flatten(2).transpose(1, 2))
+        middle = (found.anchors[:, :2] + found.anchors[:, 2:]) / 2
+        return torch.cat((middle - sides[..., :2], middle + sides[..., 2:]), -1)
 
 
 def level_anchors(
@@ -220,6 +231,13 @@ def focal(logits: Tensor, wanted: Tensor) -> Tensor:
     hit = (1 - p) ** 2 * F.logsigmoid(logits)
     miss = (1 - wanted) ** 4 * p**2 * F.logsigmoid(-logits)
     return -torch.where(at_peak, hit, miss).sum()
+
+
+def _tower(channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(_CONVS):
+        layers += [nn.Conv2d(channels, channels, 3, padding=1), _groups(channels), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 def _groups(channels: int) -> nn.GroupNorm:

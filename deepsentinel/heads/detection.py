@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from torch import Tensor, nn
-from torchvision.ops import FeaturePyramidNetwork
+from torch.nn import functional as F
 
 from deepsentinel.encoders.export import Format
 from deepsentinel.errors import ExportError, ShapeError, UnknownNameError, nearest
@@ -27,6 +27,38 @@ _BUILDERS: Final[dict[str, Callable[[int, int, Sequence[int], Selection], nn.Mod
     "retinanet": Retina,
     "faster-rcnn": FasterRcnn,
 }
+
+
+class Pyramid(nn.Module):
+    """Feature pyramid (Lin et al., arXiv 1612.03144): what coarse maps know is added to finer ones.
+
+    torchvision's own makes an output of every map, and parameters that nothing trains where only
+    the finest is used.
+
+    Args:
+        channels: of every map, in and out.
+        levels: how many maps.
+        only_finest: give the finest alone.
+
+    Example:
+        >>> import torch
+        >>> maps = [torch.zeros(1, 8, 4, 4), torch.zeros(1, 8, 2, 2)]
+        >>> [tuple(m.shape) for m in Pyramid(8, 2)(maps)]
+        [(1, 8, 4, 4), (1, 8, 2, 2)]
+    """
+
+    def __init__(self, channels: int, levels: int, *, only_finest: bool = False) -> None:
+        super().__init__()
+        self.smooth = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1) for _ in range(1 if only_finest else levels)
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps of the same sizes, finest first; each is twice as large as the next."""
+        sums = list(maps[-1:])
+        for finer in reversed(maps[:-1]):
+            sums.insert(0, finer + F.interpolate(sums[0], scale_factor=2.0, mode="nearest"))
+        return [smooth(m) for smooth, m in zip(self.smooth, sums, strict=False)]
 
 
 class DetectionHead(nn.Module):
@@ -57,7 +89,7 @@ class DetectionHead(nn.Module):
         *,
         method: str = "centre",
         channels: int = 64,
-        levels: Sequence[int] = (2, 4, 8, 16),
+        levels: Sequence[int] = (2, 4, 8, 16, 32),
         selection: Selection | None = None,
     ) -> None:
         super().__init__()
@@ -67,7 +99,7 @@ class DetectionHead(nn.Module):
         if channels < 32 or channels % 32:
             raise ShapeError(f"channels={channels} of the detector: a multiple of 32 is expected.")
         self.neck = Neck(in_channels, strides, _check_levels(levels), channels=channels)
-        self.pyramid = FeaturePyramidNetwork(self.neck.out_channels, channels)
+        self.pyramid = Pyramid(channels, len(levels), only_finest=method == "centre")
         self.method: Any = _BUILDERS[method](
             channels, num_classes, levels, selection or Selection()
         )
@@ -75,8 +107,7 @@ class DetectionHead(nn.Module):
     def forward(self, features: Features, size: tuple[int, int]) -> Found:
         """What the method found, before losses and boxes; `size` is (H, W) of the input."""
         maps = self.neck(even(features), size)
-        refined: dict[str, Tensor] = self.pyramid({str(i): m for i, m in enumerate(maps)})
-        found: Found = self.method(list(refined.values()), size)
+        found: Found = self.method(self.pyramid(maps), size)
         return found
 
     def loss(self, logits: Found, batch: Batch) -> dict[str, Tensor]:
@@ -138,7 +169,7 @@ class Detector(Model[Detection]):
         >>> batch = {"image_s1": backscatter, "bbox_xyxy": [torch.tensor([[4.0, 4.0, 9.0, 7.0]])],
         ...     "label": [torch.tensor([1])]}
         >>> sorted(model.loss(batch))
-        ['centre', 'classification', 'loss', 'sides']
+        ['bbox_regression', 'classification', 'loss']
     """
 
     task = "detection"
@@ -153,7 +184,7 @@ class Detector(Model[Detection]):
         class_names: Sequence[str] | None = None,
         class_colours: Sequence[str] | None = None,
         channels: int = 64,
-        levels: Sequence[int] = (2, 4, 8, 16),
+        levels: Sequence[int] = (2, 4, 8, 16, 32),
         score_threshold: float = 0.05,
         nms_threshold: float = 0.5,
         max_detections: int = 300,
