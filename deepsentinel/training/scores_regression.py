@@ -1,12 +1,16 @@
 """Scores of quantities, from torchmetrics."""
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from deepsentinel.errors import TrainingError
 from deepsentinel.sample import Batch
+
+
+POINTS: Final = 1000
+"""Values of a quantity and batch that are kept for a picture, evenly spread."""
 
 
 class RegressionScores:
@@ -30,7 +34,7 @@ class RegressionScores:
         self._counts = [0] * len(names)
         # In float32 the sums of squares of elevations would drown their variance.
         self._metrics: dict[str, list[Any]] = {
-            key: [kind().set_dtype(torch.float64) for _ in names]
+            key: [kind(sync_on_compute=False).set_dtype(torch.float64) for _ in names]
             for key, kind in (
                 ("r2", R2Score),
                 ("mse", MeanSquaredError),
@@ -38,6 +42,7 @@ class RegressionScores:
                 ("bias", MeanMetric),
             )
         }
+        self._points: list[list[Tensor]] = [[] for _ in names]
         self._limits: list[tuple[float, float]] = [(float("inf"), float("-inf"))] * len(names)
 
     def update(self, prediction: Any, batch: Batch) -> None:
@@ -51,6 +56,8 @@ class RegressionScores:
         if not target.numel():
             return
         self._counts[k] += target.numel()
+        step = -(-target.numel() // POINTS)
+        self._points[k].append(torch.stack([target[::step], values[::step]]))
         low, high = self._limits[k]
         self._limits[k] = (min(low, float(target.min())), max(high, float(target.max())))
         for key in ("r2", "mse", "mae"):
@@ -96,3 +103,7 @@ class RegressionScores:
             name: float(self._metrics["r2"][k].compute()) if varied[k] else None
             for k, name in enumerate(self.names)
         }
+
+    def points(self) -> dict[str, Tensor]:
+        """Some targets and their predictions, (2, N) by quantity, for a picture."""
+        return {n: torch.cat(p, 1) for n, p in zip(self.names, self._points, strict=True) if p}

@@ -1,6 +1,6 @@
 """Which patches a model gets right and which not: their losses, and a sheet of best and worst."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,7 +11,13 @@ from torch import Tensor
 
 from deepsentinel import plot
 from deepsentinel.bands import DEFAULT_BANDS, SENSORS, Sensor
-from deepsentinel.features import Classification, Prediction, Segmentation
+from deepsentinel.features import (
+    Classification,
+    Detection,
+    Prediction,
+    Regression,
+    Segmentation,
+)
 from deepsentinel.heads.model import Model
 from deepsentinel.labels import Scheme
 from deepsentinel.labels.classes import rows_to_classes
@@ -24,7 +30,11 @@ PALETTE: Final = (
 )  # fmt: skip
 """Colours of classes that were given none; from the twelfth on they repeat."""
 MOST_NAMES: Final = 4
-"""Classes of one patch that a caption names."""
+"""Classes or numbers of one patch that a caption names."""
+SURE: Final = 0.5
+"""Least score of a box that is drawn."""
+ENLARGED: Final = 6
+"""Times, so that the outline of a box of a few pixels does not cover it."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +51,16 @@ class Judged:
 def judge(model: Model[Any], dataset: Samples, *, most: int = 256) -> tuple[Judged, ...]:
     """The loss of each patch on its own, lowest first.
 
-    Patches without a label, and those of which nothing was observed, are left out.
+    Patches without a label, and those of which nothing was observed, are left out. A matcher learns
+    from pairs among patches, so that no patch has a loss of its own: the result is empty.
 
     Args:
         model: any model with a loss.
         dataset: map-style dataset of samples with the model's target.
         most: patches that are looked at, evenly spread over the dataset.
     """
+    if model.task == "matching":
+        return ()
     size = len(dataset)  # type: ignore[arg-type]
     places = np.unique(np.linspace(0, size - 1, min(size, most)).round().astype(int)).tolist()
     found: list[Judged] = []
@@ -83,9 +96,10 @@ def sheet(
         sample: Sample = dataset[judged.place]
         with evaluating(model) as device:
             prediction = model.predict(to_device(collate([sample]), device))
-        panels, words = _describe(sample, prediction.to("cpu"), scheme)
+        images = _images(sample)
+        panels, words = _describe(sample, images, prediction.to("cpu"), scheme)
         facts = [titles[number] if titles else "", judged.id, f"loss {judged.loss:.3f}"]
-        rows.append(_images(sample) | panels)
+        rows.append(images | panels)
         captions.append("\n".join(fact for fact in (*facts, *words) if fact))
         classes |= _shown(sample, prediction)
     return plot.sheet_figure(rows, scheme=scheme, classes=sorted(classes), captions=captions)
@@ -109,13 +123,22 @@ def scheme_of(model: Model[Any]) -> Scheme | None:
 
 
 def _describe(
-    sample: Sample, prediction: Prediction, scheme: Scheme | None
+    sample: Sample,
+    images: Mapping[str, plot.RGBImage],
+    prediction: Prediction,
+    scheme: Scheme | None,
 ) -> tuple[dict[str, plot.RGBImage], list[str]]:
     """Pictures and lines that tell target and prediction of one patch."""
-    if isinstance(prediction, Segmentation) and scheme is not None:
+    if isinstance(prediction, Regression):
+        return _describe_values(sample["target"], prediction.values[0])
+    if scheme is None:
+        return {}, []
+    if isinstance(prediction, Segmentation):
         return _describe_mask(sample["mask"], prediction.classes[0], scheme)
-    if isinstance(prediction, Classification) and scheme is not None:
+    if isinstance(prediction, Classification):
         return {}, _describe_classes(sample["label"], prediction, scheme.names)
+    if isinstance(prediction, Detection):
+        return _describe_boxes(sample, next(iter(images.values())), prediction, scheme)
     return {}, []
 
 
@@ -141,6 +164,61 @@ def _describe_classes(
     predicted = int(prediction.classes[0])
     sure = float(prediction.probabilities[0, predicted])
     return [f"target: {names[int(target)]}", f"predicted: {names[predicted]} ({sure:.2f})"]
+
+
+def _describe_boxes(
+    sample: Sample, image: plot.RGBImage, prediction: Detection, scheme: Scheme
+) -> tuple[dict[str, plot.RGBImage], list[str]]:
+    sure = prediction.scores[0] >= SURE
+    boxes, labels = prediction.boxes[0][sure], prediction.labels[0][sure]
+    panels = {
+        "target": _boxed(image, sample["bbox_xyxy"], sample["label"], scheme),
+        "prediction": _boxed(image, boxes, labels, scheme),
+    }
+    return panels, [f"{len(sample['label'])} objects", f"{len(boxes)} of score >= {SURE}"]
+
+
+def _boxed(image: plot.RGBImage, boxes: Tensor, labels: Tensor, scheme: Scheme) -> plot.RGBImage:
+    """The image enlarged, with the outline of each box in the colour of its class."""
+    large = image.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
+    limits = np.array([large.shape[1], large.shape[0]] * 2) - 1
+    for box, label in zip(boxes.numpy(), labels.tolist(), strict=True):
+        x0, y0, x1, y1 = np.clip((box * ENLARGED).round().astype(int), 0, limits)
+        for rows, columns in (
+            ([y0, y1], slice(x0, x1 + 1)),
+            (slice(y0, y1 + 1), [x0, x1]),
+        ):
+            large[rows, columns] = scheme.palette[label]
+    return large
+
+
+def _describe_values(target: Tensor, values: Tensor) -> tuple[dict[str, plot.RGBImage], list[str]]:
+    """The first quantity as a picture, or all of them as numbers."""
+    error = float((values - target).abs()[target.isfinite()].mean())
+    words = [f"mean absolute error {error:.3g}"]
+    if target.ndim < 3:
+        return {}, [f"target: {_numbers(target)}", f"predicted: {_numbers(values)}", *words]
+    known = target[0][target[0].isfinite()]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    panels = {
+        "target": _quantity(target[0], low, high),
+        "prediction": _quantity(values[0], low, high),
+    }
+    return panels, [*words, f"colours {low:.3g} to {high:.3g}"]
+
+
+def _quantity(values: Tensor, low: float, high: float) -> plot.RGBImage:
+    """(H, W) values in colours; NaN is white."""
+    from matplotlib import colormaps
+
+    scaled = ((values - low) / max(high - low, 1e-6)).clamp(0, 1).nan_to_num(0).numpy()
+    picture = (colormaps["viridis"](scaled)[..., :3] * 255).round().astype(np.uint8)
+    picture[~values.isfinite().numpy()] = plot.UNOBSERVED
+    return np.asarray(picture)
+
+
+def _numbers(values: Tensor) -> str:
+    return " ".join(f"{v:.3g}" for v in values.flatten().tolist()[:MOST_NAMES])
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -10,6 +10,8 @@ from matplotlib.image import imread
 
 from deepsentinel.errors import SampleError
 from deepsentinel.heads.classification import Classifier
+from deepsentinel.heads.detection import Detector
+from deepsentinel.heads.regression import Regressor
 from deepsentinel.training.evaluate import evaluate_model
 from deepsentinel.training.finetune_report import write_finetune_report
 from deepsentinel.training.report import read_report
@@ -123,3 +125,38 @@ def test_several_classes_a_patch_have_no_confusion_matrix(model, samples, tmp_pa
     assert "confusion" not in report.metrics
     words = sheet(classifier, data, judge(classifier, data)).axes[0].texts[0].get_text()
     assert "target: 0" in words
+
+
+def test_boxes_are_drawn_where_they_are(model, samples):
+    detector = Detector(
+        model().encoder, 2, channels=32, levels=(4, 8), class_names=("ship", "mill")
+    )
+    data = [{k: v for k, v in s.items() if k != "mask"} for s in samples(2)]
+    for sample in data:
+        sample["bbox_xyxy"] = torch.tensor([[2.0, 3.0, 7.0, 6.0]])
+        sample["label"] = torch.tensor([1])
+    figure = sheet(detector, data, judge(detector, data))
+    shown = figure.axes[2].images[0].get_array()
+    outline = (shown == scheme_of(detector).palette[1]).all(-1)
+    rows, columns = np.nonzero(outline)
+    assert (columns.min() / 6, rows.min() / 6) == (2, 3)
+    assert (columns.max() / 6, rows.max() / 6) == (7, 6)
+    assert not outline[19:35, 13:41].any()
+    assert "1 objects" in figure.axes[0].texts[0].get_text()
+
+
+def test_quantities_are_drawn_in_the_colours_of_the_target(model, samples, tmp_path):
+    regressor = Regressor(model().encoder, 1, decoder="linear", target_names=("height",))
+    data = samples(3)
+    for sample in data:
+        sample["target"] = sample["mask"].float()[None].clone()
+        sample["target"][0, sample["mask"] < 0] = float("nan")
+    judged = judge(regressor, data)
+    figure = sheet(regressor, data, judged[:1])
+    known = data[judged[0].place]["target"][0]
+    shown = figure.axes[2].images[0].get_array()
+    assert (shown[known.isnan().numpy()] == 255).all()
+    assert len({tuple(c) for c in shown[known == known.nan_to_num(0).max()]}) == 1
+    assert "mean absolute error" in figure.axes[0].texts[0].get_text()
+    page = write_finetune_report(regressor, data, HISTORY, tmp_path, best_epoch=2)
+    assert "rmse" in page.read_text()
