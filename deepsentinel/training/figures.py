@@ -100,6 +100,33 @@ def confusion_figure(matrix: ArrayLike, names: Sequence[str]) -> Figure:
     return figure
 
 
+def scatter_figure(points: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure:
+    """Predicted quantities over their targets, a panel each, with the line of no error.
+
+    Args:
+        points: by name of the quantity, (N,) targets and (N,) predictions.
+
+    Raises:
+        ReportError: there is nothing to draw.
+
+    Example:
+        >>> figure = scatter_figure({"evi": ([0.1, 0.5], [0.2, 0.4])})
+        >>> figure.axes[0].get_xlabel()
+        'evi, target'
+    """
+    drawn = {name: pair for name, pair in points.items() if np.size(pair[0])}
+    if not drawn:
+        raise ReportError("there is no known target to draw predictions over.")
+    figure = Figure(figsize=(4.2 * len(drawn), 4.0), layout="constrained")
+    panels = figure.subplots(1, len(drawn), squeeze=False)[0]
+    for axis, (name, (target, predicted)) in zip(panels, drawn.items(), strict=True):
+        axis.hexbin(target, predicted, gridsize=40, mincnt=1, bins="log", cmap="viridis")
+        ends = [float(np.min(target)), float(np.max(target))]
+        axis.plot(ends, ends, color="black", linewidth=1, linestyle="--")
+        axis.set(xlabel=f"{name}, target", ylabel=f"{name}, predicted")
+    return figure
+
+
 def intervals_figure(
     series: Mapping[str, Mapping[float, tuple[float, float, float]]],
     *,

@@ -15,10 +15,11 @@ from deepsentinel.training.embed import (
     take,
     to_device,
 )
-from deepsentinel.training.figures import confusion_figure, curves_figure
+from deepsentinel.training.figures import confusion_figure, curves_figure, scatter_figure
 from deepsentinel.training.parts import Cell, Picture, Table, plain
 from deepsentinel.training.report import Report, read_report
 from deepsentinel.training.scores import TITLES, Confusion, Scores, scores_for
+from deepsentinel.training.scores_regression import RegressionScores
 from deepsentinel.training.sheet import judge, sheet
 
 FOLDER: Final = "report"
@@ -34,6 +35,8 @@ _CLASS_SCORES: Final = {
     "miou": "The score is the IoU.",
     "accuracy": "The score is F1.",
     "macro_map": "The score is the average precision.",
+    "r2": "The score is R2.",
+    "match_accuracy": "The score is the share seen as what it is.",
 }
 
 
@@ -84,7 +87,7 @@ def write_finetune_report(
         metrics=metrics,
         facts=facts or {},
         tables=(_scores_table(found), _class_table(scores, confusion), _history_table(history)),
-        pictures=_pictures(model, val, history, best_epoch, confusion),
+        pictures=_pictures(model, val, history, best_epoch, scores),
         notes=(NOTE,),
     )
     return report.write(folder)
@@ -154,11 +157,15 @@ def _pictures(
     val: Samples,
     history: Sequence[Row],
     best_epoch: int,
-    confusion: Confusion | None,
+    scores: Scores,
 ) -> tuple[Picture, ...]:
     curves = curves_figure(history, _groups(history), mark=best_epoch)
     note = f"The dashed line marks the best epoch, {best_epoch}."
     found = [Picture.of("curves", curves, title="Curves", note=note)]
+    if isinstance(scores, RegressionScores):
+        figure = scatter_figure({name: (p[0], p[1]) for name, p in scores.points().items()})
+        found.append(Picture.of("scatter", figure, title="Predicted over target"))
+    confusion = _confusion(scores)
     if confusion is not None:
         figure = confusion_figure(confusion.matrix(), confusion.names)
         found.append(Picture.of("confusion", figure, title="Confusion matrix"))

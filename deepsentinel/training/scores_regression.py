@@ -8,7 +8,6 @@ from torch import Tensor
 from deepsentinel.errors import TrainingError
 from deepsentinel.sample import Batch
 
-
 POINTS: Final = 1000
 """Values of a quantity and batch that are kept for a picture, evenly spread."""
 

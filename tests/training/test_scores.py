@@ -115,6 +115,11 @@ def test_regression_is_sklearns(rng, shape) -> None:
         wanted["bias"].append((v - t).mean())
     assert scores.compute() == pytest.approx({k: np.mean(v) for k, v in wanted.items()}, rel=1e-6)
     assert scores.per_class()["c"] is None
+    drawn = scores.points()
+    assert list(drawn) == ["a", "b"]
+    known = np.isfinite(target[:, 0])
+    np.testing.assert_array_equal(drawn["a"][0], target[:, 0][known])
+    np.testing.assert_array_equal(drawn["a"][1], values[:, 0][known])
     assert scores.per_class()["a"] == pytest.approx(wanted["r2"][0])
 
 
