@@ -114,14 +114,15 @@ def scatter_figure(points: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure:
         >>> figure.axes[0].get_xlabel()
         'evi, target'
     """
-    drawn = {name: pair for name, pair in points.items() if np.size(pair[0])}
+    arrays = {name: [np.asarray(values) for values in pair] for name, pair in points.items()}
+    drawn = {name: pair for name, pair in arrays.items() if pair[0].size}
     if not drawn:
         raise ReportError("there is no known target to draw predictions over.")
     figure = Figure(figsize=(4.2 * len(drawn), 4.0), layout="constrained")
     panels = figure.subplots(1, len(drawn), squeeze=False)[0]
     for axis, (name, (target, predicted)) in zip(panels, drawn.items(), strict=True):
         axis.hexbin(target, predicted, gridsize=40, mincnt=1, bins="log", cmap="viridis")
-        ends = [float(np.min(target)), float(np.max(target))]
+        ends = [float(target.min()), float(target.max())]
         axis.plot(ends, ends, color="black", linewidth=1, linestyle="--")
         axis.set(xlabel=f"{name}, target", ylabel=f"{name}, predicted")
     return figure
