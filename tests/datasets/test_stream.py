@@ -1,11 +1,16 @@
 """`DeepSentinelStream`: every sample exactly once, whoever reads, however often it is interrupted."""
 
+import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -302,6 +307,40 @@ def test_ranks_of_torch_distributed(root, monkeypatch):
     assert len(set(flat(found))) == TRAIN
     monkeypatch.undo()
     assert [ids(pickle.loads(data)) for data in sent] == found  # noqa: S301 - our own bytes
+
+
+RANK = """
+import json, sys
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+from deepsentinel import DeepSentinelStream
+
+root, meeting, rank = sys.argv[1:]
+dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=2)
+stream = DeepSentinelStream(root, buffer=16)
+loader = DataLoader(stream, batch_size=None, num_workers=2, multiprocessing_context="fork")
+epochs = [[s["meta"].id for s in loader] for _ in range(2)]
+dist.barrier()
+dist.destroy_process_group()
+print(json.dumps(epochs))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_that_found_each_other(root, tmp_path):
+    """Ranks of gloo, each with workers: all samples once an epoch, and another order in the next."""
+    commands = [[sys.executable, "-c", RANK, root, tmp_path / "meeting", str(r)] for r in range(2)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    processes = [subprocess.Popen(c, env=environment, stdout=subprocess.PIPE) for c in commands]
+    first, second = (json.loads(process.communicate(timeout=200)[0]) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    for here, there in zip(first, second, strict=True):
+        assert len(here) == len(there) == TRAIN // 2
+        assert len({*here, *there}) == TRAIN
+    assert first[0] != first[1]
+    streams = [DeepSentinelStream(root, rank=r, world_size=2, buffer=16) for r in range(2)]
+    alone = [{s["meta"].id for s in stream} for stream in streams]
+    assert [set(first[0]), set(second[0])] == alone
 
 
 def test_it_pickles(root):
