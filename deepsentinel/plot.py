@@ -1,11 +1,14 @@
-"""Pictures of patches: true colour, SAR composite, masks and legends. NumPy and matplotlib only."""
+"""Pictures of patches: true colour, SAR composite, masks, boxes, legends. NumPy and matplotlib only."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
@@ -23,6 +26,20 @@ SAR_RANGES: tuple[tuple[float, float], ...] = ((-25.0, 0.0), (-32.0, -5.0), (0.0
 
 RGBImage = NDArray[np.uint8]
 """(H, W, 3)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """Boxes to draw into a picture."""
+
+    corners: NDArray[Any]
+    """(N, 4) x0, y0, x1, y1 in pixels."""
+    labels: Sequence[int] = ()
+    """N class ids; without them all boxes look alike."""
+    scheme: Scheme | None = None
+    """Names and colours of the classes."""
+    scores: Sequence[float] = ()
+    """N, where the boxes were predicted; these are dashed and say their score."""
 
 
 def rgb(
@@ -118,8 +135,7 @@ def patch_figure(
     *,
     scheme: Scheme | None = None,
     classes: Sequence[int] = (),
-    boxes: NDArray[Any] | None = None,
-    box_labels: Sequence[int] = (),
+    boxes: Sequence[Boxes] = (),
     show_titles: bool = True,
     suptitle: str | None = None,
 ) -> Figure:
@@ -127,10 +143,9 @@ def patch_figure(
 
     Args:
         panels: (H, W, 3) uint8 by title, left to right.
-        scheme: names and colours of the legend and of boxes.
+        scheme: names and colours of the legend.
         classes: class ids in the legend.
-        boxes: (N, 4) corners x0, y0, x1, y1 in pixels, drawn into every picture.
-        box_labels: (N,) their classes.
+        boxes: drawn into every picture; their classes join the legend.
         show_titles: whether each picture has its title.
         suptitle: title of the whole.
 
@@ -151,10 +166,9 @@ def patch_figure(
         axis.set_axis_off()
         if show_titles:
             axis.set_title(title)
-        if boxes is not None:
-            _draw_boxes(axis, boxes, box_labels, scheme)
-    if scheme is not None and classes:
-        _add_legend(figure, scheme, classes)
+        for group in boxes:
+            _draw_boxes(axis, group)
+    _add_legend(figure, _class_handles(scheme, classes) + _box_handles(boxes))
     if suptitle is not None:
         figure.suptitle(suptitle)
     return figure
@@ -200,16 +214,34 @@ def sheet_figure(
     for axes, caption in zip(grid, captions, strict=False):
         text = axes[0].text(-0.04, 0.5, caption, transform=axes[0].transAxes, fontsize="small")
         text.set(ha="right", va="center")
-    if scheme is not None and classes:
-        _add_legend(figure, scheme, classes)
+    _add_legend(figure, _class_handles(scheme, classes))
     if suptitle is not None:
         figure.suptitle(suptitle)
     return figure
 
 
-def _add_legend(figure: Figure, scheme: Scheme, classes: Sequence[int]) -> None:
-    handles = [Patch(color=scheme.classes[i].colour, label=scheme.classes[i].name) for i in classes]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small")
+def _class_handles(scheme: Scheme | None, classes: Sequence[int]) -> list[Artist]:
+    if scheme is None:
+        return []
+    return [Patch(color=scheme.classes[i].colour, label=scheme.classes[i].name) for i in classes]
+
+
+def _box_handles(boxes: Sequence[Boxes]) -> list[Artist]:
+    """Outlines of the classes that occur, those of predictions dashed."""
+    handles: list[Artist] = []
+    for group in boxes:
+        names = group.scheme.names if group.scheme is not None else ()
+        for i in sorted(set(group.labels)) if names else ():
+            name = names[i] + (", predicted" if group.scores else "")
+            handles.append(
+                Line2D([], [], color=_colour(group, i), linestyle=_dash(group), label=name)
+            )
+    return handles
+
+
+def _add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small")
 
 
 def _bytes(channels: NDArray[Any], limits: Sequence[tuple[float, float]]) -> RGBImage:
@@ -223,11 +255,18 @@ def _bytes(channels: NDArray[Any], limits: Sequence[tuple[float, float]]) -> RGB
     return np.asarray(picture)
 
 
-def _draw_boxes(
-    axis: Axes, boxes: NDArray[Any], labels: Sequence[int], scheme: Scheme | None
-) -> None:
-    for i, (x0, y0, x1, y1) in enumerate(np.asarray(boxes, dtype=float)):
-        known = scheme is not None and i < len(labels)
-        colour = scheme.colours[labels[i]] if scheme is not None and known else "#ff00ff"
-        corners = ([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0])
-        axis.plot(*(np.array(c) - 0.5 for c in corners), color=colour, linewidth=1.5)
+def _draw_boxes(axis: Axes, boxes: Boxes) -> None:
+    for i, (x0, y0, x1, y1) in enumerate(np.asarray(boxes.corners, dtype=float)):
+        colour = _colour(boxes, boxes.labels[i] if boxes.labels else None)
+        corners = np.array([[x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0]]) - 0.5
+        axis.plot(*corners, color=colour, linewidth=1.5, linestyle=_dash(boxes))
+        if boxes.scores:
+            axis.text(x1 - 0.5, y0 - 0.5, f"{boxes.scores[i]:.2f}", color=colour, fontsize=6)
+
+
+def _colour(boxes: Boxes, label: int | None) -> str:
+    return "#ff00ff" if boxes.scheme is None or label is None else boxes.scheme.colours[label]
+
+
+def _dash(boxes: Boxes) -> str:
+    return ":" if boxes.scores else "-"

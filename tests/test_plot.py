@@ -75,13 +75,13 @@ def test_patch_figure(tmp_path):
         {"one": grey, "two": grey},
         scheme=worldcover,
         classes=(0, 7),
-        boxes=np.array([[0.0, 0.0, 4.0, 8.0]]),
-        box_labels=(7,),
+        boxes=[plot.Boxes(np.array([[0.0, 0.0, 4.0, 8.0]]), (7,), worldcover)],
         suptitle="title",
     )
     assert [a.get_title() for a in figure.axes] == ["one", "two"]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == [
         worldcover.names[0],
+        worldcover.names[7],
         worldcover.names[7],
     ]
     line = figure.axes[1].lines[0]
@@ -91,6 +91,26 @@ def test_patch_figure(tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 1000
     with pytest.raises(SampleError, match="nothing to plot"):
         plot.patch_figure({})
+
+
+def test_predicted_boxes_are_told_from_true_ones():
+    corners, corine = np.array([[1.0, 2.0, 4.0, 6.0]]), scheme("corine-1")
+    figure = plot.patch_figure(
+        {"one": np.full((8, 8, 3), 99, np.uint8)},
+        boxes=[
+            plot.Boxes(corners, (1,), corine),
+            plot.Boxes(corners + 1, (2,), corine, scores=(0.75,)),
+            plot.Boxes(corners),
+        ],
+    )
+    true, predicted, unnamed = figure.axes[0].lines
+    assert (true.get_linestyle(), predicted.get_linestyle()) == ("-", ":")
+    assert (true.get_color(), predicted.get_color()) == corine.colours[1:3]
+    assert unnamed.get_color() not in corine.colours
+    assert predicted.get_ydata().tolist() == [2.5, 2.5, 6.5, 6.5, 2.5]
+    assert [t.get_text() for t in figure.axes[0].texts] == ["0.75"]
+    words = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert words == [corine.names[1], f"{corine.names[2]}, predicted"]
 
 
 def test_plotting_imports_no_torch():

@@ -144,7 +144,7 @@ def plot(
     label: Annotated[
         list[str] | None,
         typer.Option(
-            help="Mask or boxes to draw, may be repeated; the first mask if not given.",
+            help="Mask or boxes to draw, may be repeated; the first of each if not given.",
             show_default=False,
         ),
     ] = None,
@@ -159,8 +159,9 @@ def plot(
 
     client = access(requester_pays, storage_option)
     facts = DeepSentinelDataset(corpus, split=None, labels=(), **client).info
-    masks = [spec.name for spec in facts.labels if spec.kind == "mask"]
-    dataset = DeepSentinelDataset(corpus, split=None, labels=tuple(label or masks[:1]), **client)
+    firsts = {s.kind: s.name for s in reversed(facts.labels) if s.kind in {"mask", "boxes"}}
+    chosen = tuple(label or firsts.values())
+    dataset = DeepSentinelDataset(corpus, split=None, labels=chosen, **client)
     sample = dataset[_place(dataset.corpus, patch_id)]
     target = path or Path(f"{sample['meta'].id.replace('/', '_')}.png")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from deepsentinel.datasets.request import BandsLike, Clouds, Request, check_requ
 from deepsentinel.datasets.samples import SampleReader
 from deepsentinel.datasets.transforms import RandomTransform
 from deepsentinel.errors import CorpusNotFoundError, LabelError, SampleError
+from deepsentinel.features import Detection
 from deepsentinel.labels import Scheme
 from deepsentinel.sample import PatchMeta, Sample
 from deepsentinel.store import is_local
@@ -193,7 +194,8 @@ class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is u
         """Picture of a sample: true colour, SAR composite, mask with legend, prediction, boxes.
 
         Args:
-            sample: as `self[i]` returns it; a `prediction` (H, W) beside `mask` is shown too.
+            sample: as `self[i]` returns it; a `prediction` is shown too, (H, W) beside `mask` or
+                the `Detection` of this one patch, of which boxes of at least 0.5 are drawn, dotted.
             show_titles: whether each picture has its title.
             suptitle: title of the whole; the patch id by default.
 
@@ -205,27 +207,38 @@ class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is u
         arrays = {k: v.detach().cpu().numpy() for k, v in sample.items() if isinstance(v, Tensor)}
         panels = _image_panels(arrays, meta)
         masks = {k: v for k, v in arrays.items() if k in {"mask", "prediction"}}
-        scheme = self._plot_scheme(masks, arrays)
+        scheme = self._plot_scheme("mask") if masks else None
         if scheme is not None:
             panels |= {k: plot.mask_image(m, scheme) for k, m in masks.items()}
         shown = np.unique(np.concatenate([m.ravel() for m in masks.values()])) if masks else ()
-        boxes = arrays.get("bbox_xyxy")
         return plot.patch_figure(
             panels,
             scheme=scheme,
             classes=[int(i) for i in shown if i >= 0],
-            boxes=boxes,
-            box_labels=() if boxes is None else arrays.get("label", np.empty(0, int)).tolist(),
+            boxes=_boxes(sample, self._plot_scheme("boxes")),
             show_titles=show_titles,
             suptitle=meta.id if suptitle is None else suptitle,
         )
 
-    def _plot_scheme(
-        self, masks: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
-    ) -> Scheme | None:
-        kind = "mask" if masks else "boxes" if "bbox_xyxy" in arrays else None
+    def _plot_scheme(self, kind: str) -> Scheme | None:
         found = [s.scheme for s in self.request.labels if s.kind == kind]
         return found[0] if found else None
+
+
+def _boxes(sample: Sample, scheme: Scheme | None) -> list[plot.Boxes]:
+    """Boxes of a sample, and those of its prediction that are more likely than not."""
+    groups = []
+    if "bbox_xyxy" in sample:
+        labels = sample["label"].tolist() if "label" in sample else ()
+        groups.append(plot.Boxes(sample["bbox_xyxy"].cpu().numpy(), labels, scheme))
+    found = sample.get("prediction")
+    if isinstance(found, Detection):
+        sure = found.scores[0] >= 0.5
+        boxes, labels, scores = (
+            v[0][sure].cpu() for v in (found.boxes, found.labels, found.scores)
+        )
+        groups.append(plot.Boxes(boxes.numpy(), labels.tolist(), scheme, scores.tolist()))
+    return groups
 
 
 def _open(
