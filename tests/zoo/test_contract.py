@@ -1,7 +1,6 @@
 """One contract for every row: published weights where they are at hand, else random ones by file.
 
-Public rows are small twins of themselves, loaded by `load_encoder(weights=)` like the real ones;
-of each class one row meets the whole contract, and the others load and tell both sensors apart.
+Public rows are small twins of themselves, loaded by `load_encoder(weights=)` like the real ones.
 """
 
 from collections.abc import Iterator
@@ -29,16 +28,6 @@ PUBLISHED = {
     NANO.name: Path("galileo-nano", "encoder.pt"),
     PRESTO.name: Path("presto", "default_model.pt"),
 }
-WHOLE = (
-    "deepsentinel-nano",
-    *PUBLISHED,
-    "resnet50-moco",
-    "vit-small-softcon",
-    "croma-base",
-    "dofa-base",
-    "panopticon-base",
-    "copernicus-fm-base",
-)
 ALL = [row.name for row in ROWS]
 
 
@@ -55,7 +44,7 @@ def opened(name: str, request: pytest.FixtureRequest, folder: Path) -> Pretraine
         return load_encoder(name, weights=files if len(files) > 1 else files["both"])
 
 
-@pytest.fixture(scope="module", params=WHOLE)
+@pytest.fixture(scope="module", params=ALL)
 def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
     return opened(request.param, request, tmp_path_factory.mktemp("row"))
 
