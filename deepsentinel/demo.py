@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from deepsentinel import plot
 from deepsentinel.bands import SENSORS, Sensor
-from deepsentinel.corpus.format import INFO_PATH, LabelSpec
+from deepsentinel.corpus.format import INFO_PATH, CorpusInfo, LabelSpec
 from deepsentinel.datasets.dataset import DeepSentinelDataset
-from deepsentinel.errors import LabelError
+from deepsentinel.errors import LabelError, SplitError
 from deepsentinel.labels import Scheme
 from deepsentinel.sample import IGNORE_INDEX, Sample
 from deepsentinel.training.controls import PixelControl
@@ -87,13 +87,16 @@ def demo(
 
     Raises:
         LabelError: the corpus has no mask to learn, or several and none is named.
+        SplitError: a split is empty, as where all patches lie in one block.
         DeepSentinelError: as `convert`, `load_encoder` and `finetune`.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     root = _corpus(data, out, patches=patches, seed=seed, say=say)
     encoder = load_encoder()
-    spec = pick_label(DeepSentinelDataset(root, None, labels=()).info, "segmentation", label)
+    info = DeepSentinelDataset(root, None, labels=()).info
+    spec = pick_label(info, "segmentation", label)
+    _check_splits(root, info)
     patches_to_learn = len(DeepSentinelDataset(root, "train", labels=()))
     enough = max(LEAST_EPOCHS, math.ceil(STEPS * BATCH / patches_to_learn))
     passes = enough if epochs is None else epochs
@@ -323,6 +326,17 @@ def _corpus(data: str | Path | None, out: Path, *, patches: int, seed: int, say:
     )
     say(str(report))
     return out / "corpus"
+
+
+def _check_splits(root: Path, info: CorpusInfo) -> None:
+    empty = [name for name in ("train", "val", "test") if not info.splits.get(name)]
+    if empty:
+        raise SplitError(
+            f"the corpus {root} has no patch in {' and '.join(empty)}; its splits are "
+            f"{dict(info.splits)}. A head needs train, val and test from different places: convert "
+            "again with smaller blocks (`deepsentinel convert SOURCE DEST --block-m 1000`) and give "
+            "`--data DEST`, or take data from more places."
+        )
 
 
 def _write_metrics(result: DemoResult) -> Path:

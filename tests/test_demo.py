@@ -12,9 +12,10 @@ import torch
 
 import deepsentinel
 from deepsentinel import demo as room
+from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.demo import COLUMNS, demo, with_dominant_class
 from deepsentinel.encoders.fusion import FusionEncoder
-from deepsentinel.errors import LabelError, TrainingError
+from deepsentinel.errors import LabelError, SplitError, TrainingError
 
 ROWS = ["s1", "s2", "both", "band_stats", "random"]
 
@@ -109,3 +110,12 @@ def test_the_class_of_most_labelled_pixels(mask, label):
     assert int(found) == label
     assert "label" not in sample
     assert math.prod(found.shape) == 1
+
+
+def test_places_in_one_block_are_said_to_be_too_few(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "load_encoder", tiny_encoder)
+    root = write_synthetic_corpus(tmp_path / "corpus", patches=4, patch_size=32, seed=0)
+    facts = json.loads((root / "corpus.json").read_text())
+    assert facts["splits"].keys() != {"train", "val", "test"}
+    with pytest.raises(SplitError, match=r"no patch in .*--block-m"):
+        demo(root, tmp_path / "demo", epochs=1, say=lambda _: None)
