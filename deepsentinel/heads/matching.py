@@ -214,22 +214,33 @@ def paired(batch: Batch) -> Tensor:
 
 
 def same_place(batch: Batch, count: int) -> Tensor:
-    """Which patches of a batch show one place, by their `meta`: bool (B, B).
-
-    Patches of the same crs and transform do, as those of several dates of one place; without
-    positions each patch has a place of its own. Patches that overlap in part count as two places.
+    """Which patches of a batch show one place: bool (B, B).
 
     Example:
         >>> same_place({"label": torch.zeros(2)}, 2).tolist()
         [[True, False], [False, True]]
     """
-    metas: Sequence[PatchMeta] = batch.get("meta", ())
-    known = [(m.crs, m.transform) if m.transform is not None else None for m in metas]
-    numbers = {p: i for i, p in enumerate(dict.fromkeys(known)) if p is not None}
-    ids = [numbers.get(p, -1) if p is not None else -1 for p in known] or [-1] * count
-    place = torch.tensor(ids)
-    same = (place == place.unsqueeze(1)) & (place >= 0)
-    return same | torch.eye(count, dtype=torch.bool)
+    places = torch.tensor(places_of(batch.get("meta", ()), count))
+    return places == places.unsqueeze(1)
+
+
+def places_of(metas: Sequence[PatchMeta], count: int) -> list[int]:
+    """A number for the place of each of `count` patches, by longitude and latitude of its centre.
+
+    Patches within about a metre are one place, as those of several dates; without a position each
+    patch has a place of its own. Patches that overlap in part count as two places.
+
+    Example:
+        >>> a, b = PatchMeta(id="a", lon=9.0, lat=50.0), PatchMeta(id="b", lon=9.0, lat=50.0)
+        >>> places_of([a, PatchMeta(id="c"), b], 3)
+        [0, 1, 0]
+    """
+    known = [
+        i if m.lon is None or m.lat is None else (round(m.lon, 5), round(m.lat, 5))
+        for i, m in enumerate(metas)
+    ]
+    numbers = {place: i for i, place in enumerate(dict.fromkeys(known))}
+    return [numbers[place] for place in known] if known else list(range(count))
 
 
 def wrong_partners(count: int, generator: torch.Generator) -> Tensor:

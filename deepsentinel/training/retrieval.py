@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deepsentinel.errors import ShapeError, TrainingError
 from deepsentinel.features import Encoder
-from deepsentinel.heads.matching import Matcher
+from deepsentinel.heads.matching import Matcher, places_of
 from deepsentinel.sample import PatchMeta
 from deepsentinel.training.embed import Samples, embed, evaluating, to_device
 from deepsentinel.training.loader import in_order
@@ -87,7 +87,7 @@ def cross_sensor_retrieval(
         )
     if centre and not isinstance(model, Matcher):
         kept = kept - kept.mean(axis=0)
-    places = places_of(metas, len(pairs))[known]
+    places = np.array(places_of(metas, len(pairs)))[known]
     return Retrieval(
         s1_to_s2=retrieval_scores(kept[:, 0], kept[:, 1], places=places),
         s2_to_s1=retrieval_scores(kept[:, 1], kept[:, 0], places=places),
@@ -173,17 +173,3 @@ def _match_vectors(
             vectors.append(model.logits(to_device(batch, device)).double().cpu())
             metas += batch.get("meta", [])
     return torch.cat(vectors).numpy(), tuple(metas)
-
-
-def places_of(metas: Sequence[PatchMeta], count: int) -> NDArray[np.int64]:
-    """Ids (N,) of the places of patches, by crs and transform; one without has a place of its own.
-
-    Example:
-        >>> places_of([], 3).tolist()
-        [0, 1, 2]
-    """
-    known: list[Any] = [
-        (m.crs, m.transform) if m.transform is not None else i for i, m in enumerate(metas)
-    ]
-    numbers = {p: i for i, p in enumerate(dict.fromkeys(known))}
-    return np.array([numbers[p] for p in known] if known else range(count), dtype=np.int64)

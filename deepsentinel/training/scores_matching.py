@@ -7,10 +7,10 @@ from torch import Tensor
 
 from deepsentinel.errors import TrainingError
 from deepsentinel.heads.classes import MATCHES
-from deepsentinel.heads.matching import MatchingHead, same_place, wrong_partners
+from deepsentinel.heads.matching import MatchingHead, places_of, wrong_partners
 from deepsentinel.sample import Batch, PatchMeta
 from deepsentinel.training.confusion import Confusion
-from deepsentinel.training.retrieval import places_of, retrieval_scores
+from deepsentinel.training.retrieval import retrieval_scores
 
 SEED: Final = 0
 """Of the wrong pairs, so that every model and every epoch is asked the same."""
@@ -55,8 +55,8 @@ class MatchingScores:
         """
         vectors = self._all()
         partner = wrong_partners(len(vectors), torch.Generator().manual_seed(SEED))
-        same = same_place({"meta": self._metas}, len(vectors))
-        wrong = ~same[torch.arange(len(vectors)), partner]
+        places = torch.tensor(places_of(self._metas, len(vectors)))
+        wrong = places != places[partner]
         if not bool(wrong.any()):
             raise TrainingError(_NO_PAIR)
         swapped = torch.stack([vectors[:, 0], vectors[partner, 1]], dim=1)[wrong]

@@ -28,8 +28,8 @@ def pairs():
     return {"image_s1": s1, "image_s2": s2}
 
 
-def meta(name, east, date=None):
-    return PatchMeta(id=name, crs="EPSG:32633", transform=(10.0, 0, east, 0, -10.0, 0))
+def meta(name, lon):
+    return PatchMeta(id=name, lon=lon, lat=50.0)
 
 
 @pytest.mark.parametrize("drawn", [True, False])
@@ -109,7 +109,7 @@ def test_a_pair_that_lacks_a_sensor_counts_nothing(make_encoder, pairs) -> None:
 
 
 def test_several_dates_of_one_place_are_no_wrong_pair(make_encoder, pairs) -> None:
-    metas = [meta("a", 0), meta("b", 0), meta("c", 640)] + [PatchMeta(id="d")] * 5
+    metas = [meta("a", 9.0), meta("b", 9.0), meta("c", 9.01)] + [PatchMeta(id="d")] * 5
     same = same_place({"meta": metas}, 8)
     assert same[0, 1]
     assert same.sum() == 10

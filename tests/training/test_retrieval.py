@@ -8,20 +8,19 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import ShapeError, TrainingError
-from deepsentinel.heads.matching import Matcher
+from deepsentinel.heads.matching import Matcher, places_of
 from deepsentinel.sample import PatchMeta, collate
 from deepsentinel.training.embed import embed
 from deepsentinel.training.retrieval import (
     cross_sensor_retrieval,
-    places_of,
     ranks,
     retrieval_scores,
 )
 from deepsentinel.training.scores import scores_for
 
 
-def at(name, east) -> PatchMeta:
-    return PatchMeta(id=name, crs="EPSG:32633", transform=(10.0, 0, east, 0, -10.0, 0))
+def at(name, lon) -> PatchMeta:
+    return PatchMeta(id=name, lon=lon, lat=50.0)
 
 
 def slow_ranks(q, g, places):
@@ -66,11 +65,11 @@ def test_shapes_are_refused() -> None:
         ranks(np.zeros((3, 2)), np.zeros((3, 2)), places=[0])
 
 
-def test_places_by_crs_and_transform() -> None:
-    metas = [at("a", 0), PatchMeta(id="b"), at("c", 0), at("d", 640), PatchMeta(id="e")]
+def test_places_by_position() -> None:
+    metas = [at("a", 9), PatchMeta(id="b"), at("c", 9), at("d", 9.01), PatchMeta(id="e")]
     ids = places_of(metas, 5)
     assert ids[0] == ids[2]
-    assert len(set(ids.tolist())) == 4
+    assert len(set(ids)) == 4
 
 
 def test_an_encoder_is_searched_by_its_embeddings(samples) -> None:
@@ -113,7 +112,7 @@ def test_a_matcher_is_searched_by_its_vectors_and_scored_by_its_pairs(samples) -
 
 def test_dates_of_one_place_are_no_wrong_pairs(samples) -> None:
     model = Matcher(FusionEncoder("resnet10t", levels=(1,), embed_dim=16), dim=8).eval()
-    data = [s | {"meta": at(f"p{i}", 640 * (i // 2))} for i, s in enumerate(samples(6))]
+    data = [s | {"meta": at(f"p{i}", 9 + 0.01 * (i // 2))} for i, s in enumerate(samples(6))]
     scores = scores_for(model)
     batch = collate(data)
     scores.update(model.predict(batch), batch)
