@@ -8,11 +8,13 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from deepsentinel.datasets.augment import Augment
 from deepsentinel.errors import SampleError
 from deepsentinel.heads.classification import Classifier
 from deepsentinel.heads.detection import Detector
 from deepsentinel.heads.regression import Regressor
 from deepsentinel.training.evaluate import evaluate_model
+from deepsentinel.training.finetune import finetune
 from deepsentinel.training.finetune_report import write_finetune_report
 from deepsentinel.training.report import read_report
 from deepsentinel.training.sheet import judge, scheme_of, sheet
@@ -160,3 +162,27 @@ def test_quantities_are_drawn_in_the_colours_of_the_target(model, samples, tmp_p
     assert "mean absolute error" in figure.axes[0].texts[0].get_text()
     page = write_finetune_report(regressor, data, HISTORY, tmp_path, best_epoch=2)
     assert "rmse" in page.read_text()
+
+
+def test_a_fine_tuning_writes_it_once(model, samples, tmp_path):
+    train, val = samples(4), samples(3, 1)
+
+    def run():
+        options = {"out_dir": tmp_path, "epochs": 2, "freeze_encoder": True, "progress": False}
+        return finetune(model(), train, val, augment=Augment(drop_s2=0.5), **options)
+
+    result = run()
+    page = tmp_path / "report" / "report.html"
+    report = read_report(page.parent)
+    assert report.metrics["miou"] == pytest.approx(result.best_score)
+    assert report.facts["options"]["lr"] == 1e-3
+    assert report.facts["options"]["augment"]["drop_s2"] == 0.5
+    assert report.table("history").column("train_loss") == tuple(
+        row["train_loss"] for row in result.history
+    )
+    written = page.stat().st_mtime_ns
+    run()
+    assert page.stat().st_mtime_ns == written
+    page.with_name("report.json").unlink()  # as a kill while it was written would
+    run()
+    assert page.stat().st_mtime_ns > written
