@@ -18,6 +18,7 @@ from deepsentinel.training.embed import (
 )
 from deepsentinel.training.probe import fewshot_probe, probe, spatial_blocks
 from deepsentinel.training.scores import scores_for
+from deepsentinel.training.scores_detection import DetectionScores
 
 __all__ = [
     "Embeddings",
@@ -43,7 +44,7 @@ def evaluate_model(
     """Scores of a model on labelled patches, from the given sensors only.
 
     Args:
-        model: a `Segmenter` or `Classifier`.
+        model: a `Segmenter`, `Classifier`, `Detector` or another.
         dataset: map-style dataset of samples with the model's target.
         sensors: others are dropped from the samples.
         batch_size: patches a batch.
@@ -51,8 +52,9 @@ def evaluate_model(
 
     Returns:
         Segmentation `miou` and `pixel_accuracy`, classification `accuracy` and `macro_f1`,
-        multi-label `macro_map` and `micro_map`; `per_class` (IoU, F1 or average precision by class
-        name, `None` where the class does not occur); `patches`, and how many of them were `empty`:
+        multi-label `macro_map` and `micro_map`, detection `map`, `ap50` and `ap75`; `per_class`
+        (IoU, F1 or average precision by class name, `None` where the class does not occur);
+        `per_size` of a detector's scores, by size of the boxes in pixels; `patches`, and how many of them were `empty`:
         nothing of these sensors was observed, so that they could not be scored.
 
     Raises:
@@ -83,6 +85,7 @@ def evaluate_model(
     return {
         **scores.compute(),
         "per_class": scores.per_class(),
+        **({"per_size": scores.per_size()} if isinstance(scores, DetectionScores) else {}),
         "patches": patches,
         "empty": empty,
     }
