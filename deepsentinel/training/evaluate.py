@@ -54,8 +54,8 @@ def evaluate_model(
         Segmentation `miou` and `pixel_accuracy`, classification `accuracy` and `macro_f1`,
         multi-label `macro_map` and `micro_map`, detection `map`, `ap50` and `ap75`; `per_class`
         (IoU, F1 or average precision by class name, `None` where the class does not occur);
-        `per_size` of a detector's scores, by size of the boxes in pixels; `patches`, and how many of them were `empty`:
-        nothing of these sensors was observed, so that they could not be scored.
+        `per_size` of a detector's scores, by size of the boxes in pixels; `patches`, and how many
+        of them were `empty`: nothing of these sensors was observed, so that they could not be scored.
 
     Raises:
         TrainingError: nothing that was scored is labelled.
