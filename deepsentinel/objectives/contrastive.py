@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import ConfigError
-from deepsentinel.objectives.momentum import Target, world_size
+from deepsentinel.objectives.momentum import Target, rank, world_size
 from deepsentinel.objectives.objective import Objective, detached, in_float32, needs
 from deepsentinel.objectives.summary import Summary
 from deepsentinel.objectives.views import Between, Pairs, View, encode, images_of, stacked
@@ -79,9 +79,14 @@ class MoCo(Objective):
     """InfoNCE of a look against the same patch under a momentum encoder and a queue of others.
 
     He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", arXiv
-    1911.05722, with the projection of version 2 (arXiv 2003.04297), lightly's head. The queue is
-    ours, because lightly's is not saved with a checkpoint and begins from torch's global
-    generator. Batches are not shuffled between ranks for the batch norms of the momentum encoder.
+    1911.05722, with the projection of version 2 (arXiv 2003.04297), lightly's head. Keys of the
+    other patches of the batch repel beside those of the queue, as in version 3 (arXiv 2104.02057):
+    against the queue alone, patches of now are told from patches of then by the drift of the
+    momentum encoder, and small encoders collapse.
+
+    The queue is ours, because lightly's is not saved with a checkpoint and begins with noise from
+    torch's global generator; ours begins empty. Batches are not shuffled between ranks for the batch
+    norms of the momentum encoder.
 
     Args:
         encoder: whose embedding is projected.
@@ -102,7 +107,7 @@ class MoCo(Objective):
     """
 
     queue: Tensor
-    place: Tensor
+    seen: Tensor
 
     def __init__(
         self,
@@ -128,33 +133,35 @@ class MoCo(Objective):
         head = MoCoProjectionHead(encoder.embed_dim, hidden, out)
         self.online = nn.Sequential(Summary(encoder), head)
         self.target = Target(encoder, self.online)
-        seed = torch.Generator().manual_seed(0)
-        self.register_buffer("queue", F.normalize(torch.randn(queue, out, generator=seed), dim=1))
-        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("queue", torch.zeros(queue, out))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def forward(
         self, encoder: FusionEncoder, batch: Batch, generator: Generator
     ) -> dict[str, Tensor]:
         """`loss`; `agreement`, the mean cosine of a pair; `across`, the share of pairs of sensors."""
         one, other, across = self.pairs(images_of(encoder, batch), generator)
+        needs(across, 2, "the other patches of a batch repel")
         query = self.online(encode(encoder, one))
-        with torch.no_grad():
-            key = self.target(other)
+        key = self.target(other)
+        keys = concat_all_gather(key) if world_size() > 1 else key
         losses = {
-            "loss": in_float32(self.criterion, query, key),
+            "loss": in_float32(self.criterion, query, keys),
             "agreement": F.cosine_similarity(query, key).mean(),
             "across": across.float().mean(),
         }
         if self.training and torch.is_grad_enabled():
-            self._enqueue(key)
+            self._enqueue(keys)
         return detached(losses)
 
-    def criterion(self, query: Tensor, key: Tensor) -> Tensor:
-        """InfoNCE of (B, C) queries with their keys and the queue; equation 1 of the paper."""
-        query, key = F.normalize(query, dim=1), F.normalize(key, dim=1)
-        positive = (query * key).sum(dim=1, keepdim=True)
-        logits = torch.cat([positive, query @ self.queue.T.clone()], dim=1) / self.temperature
-        return F.cross_entropy(logits, torch.zeros_like(logits[:, 0], dtype=torch.int64))
+    def criterion(self, query: Tensor, keys: Tensor) -> Tensor:
+        """InfoNCE of queries (B, C) among the keys of all ranks and the queue; equation 1 of the paper."""
+        query, keys = F.normalize(query, dim=1), F.normalize(keys, dim=1)
+        old = query @ self.queue.clone().T
+        empty = torch.arange(len(self.queue), device=query.device) >= self.seen
+        logits = torch.cat([query @ keys.T, old.masked_fill(empty, -torch.inf)], dim=1)
+        own = torch.arange(len(query), device=query.device) + rank() * len(query)
+        return F.cross_entropy(logits / self.temperature, own)
 
     def after_step(self, encoder: FusionEncoder, step: int, total: int) -> None:
         """The momentum encoder follows."""
@@ -162,11 +169,9 @@ class MoCo(Objective):
         self.target.follow(encoder, self.online, momentum)
 
     @torch.no_grad()
-    def _enqueue(self, key: Tensor) -> None:
+    def _enqueue(self, keys: Tensor) -> None:
         """The keys of all ranks take the places of the oldest."""
-        key = F.normalize(key.float(), dim=1)
-        keys = concat_all_gather(key) if world_size() > 1 else key
-        keys = keys[: len(self.queue)]
-        places = (self.place + torch.arange(len(keys), device=keys.device)) % len(self.queue)
-        self.queue[places] = keys
-        self.place.add_(len(keys)).remainder_(len(self.queue))
+        newest = F.normalize(keys.float(), dim=1)[-len(self.queue) :]
+        places = (self.seen + torch.arange(len(newest), device=keys.device)) % len(self.queue)
+        self.queue[places] = newest
+        self.seen.add_(len(newest))

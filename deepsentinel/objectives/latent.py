@@ -30,7 +30,8 @@ class AdversarialLatent(Objective):
     the latent space, where a small network (D) judges. As in their algorithm 1, E and D minimise
     softplus(D(E(G(F(z))))) + softplus(-D(E(x))) + r1 / 2 |dD(E(x)) / dx|^2; F and G minimise
     softplus(-D(E(G(F(z))))); and E and G minimise |F(z) - E(G(F(z)))|^2, the target fixed. All step
-    at once instead of in turn. Generator and mapping are plain, not StyleGAN's.
+    at once instead of in turn, and F takes part in the last. Generator and mapping are plain, not
+    StyleGAN's.
 
     The latent space is the embedding. Generated patches lack what the real ones beside them lack,
     so that clouds and absent sensors give nothing away.

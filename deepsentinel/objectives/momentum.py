@@ -73,3 +73,8 @@ def world_size() -> int:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_world_size()
     return 1
+
+
+def rank() -> int:
+    """Which of the processes this is; 0 where none were started."""
+    return distributed.get_rank() if world_size() > 1 else 0

@@ -153,7 +153,9 @@ class Translation(Objective):
         s1 = images[IMAGE_KEYS["s1"]]
         key = IMAGE_KEYS["s2"]
         if key not in batch:
-            return torch.full_like(s1[:, :1], NAN), torch.zeros(len(s1), device=s1.device)
+            channels = len(RGB) if self.wanted == "rgb" else 1
+            absent_target = s1.new_full((len(s1), channels, *s1.shape[2:]), NAN)
+            return absent_target, s1.new_zeros(len(s1))
         names = channel_bands(batch[key].shape[1], batch_bands(batch, "s2"), "s2")
         bands = RGB if self.wanted == "rgb" else EVI_BANDS
         absent = [b for b in bands if b not in names]
