@@ -1,18 +1,15 @@
 """`deepsentinel finetune`."""
 
-from enum import StrEnum
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deepsentinel.bands import check_sensors
 from deepsentinel.cli.common import (
     ClientOptions,
-    CorpusRoot,
     Json,
     Payer,
-    Seed,
     access,
     json_text,
     out,
@@ -20,84 +17,126 @@ from deepsentinel.cli.common import (
     rows_table,
     say,
 )
-
-
-class Task(StrEnum):
-    """What a head is trained for."""
-
-    segmentation = "segmentation"
-    classification = "classification"
+from deepsentinel.errors import ConfigError
 
 
 def finetune(
-    corpus: CorpusRoot,
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG.yaml] [CORPUS]",
+            help="A YAML file of options, a folder or URL of a corpus, or both.",
+            show_default=False,
+        ),
+    ] = None,
     *,
-    task: Annotated[Task, typer.Option(help="What to train.")] = Task.segmentation,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any option by its key, before those of the file; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="segmentation (the default), classification, detection or regression.",
+            show_default=False,
+        ),
+    ] = None,
     label: Annotated[
         str | None,
         typer.Option(help="Label to learn, where the corpus has several.", show_default=False),
     ] = None,
     encoder: Annotated[
-        str, typer.Option(help="Name or folder; `deepsentinel encoders` lists the names.")
-    ] = "deepsentinel-nano",
-    decoder: Annotated[str, typer.Option(help="unet, unetplusplus, fpn or linear.")] = "unet",
-    sensors: Annotated[str, typer.Option(help="s1, s2 or s1,s2.")] = "s1,s2",
-    epochs: Annotated[int, typer.Option(help="Passes over the train split.")] = 20,
-    lr: Annotated[float, typer.Option(help="Learning rate of the head.")] = 1e-3,
+        str | None,
+        typer.Option(
+            help="Name or folder; `deepsentinel encoders` lists the names.", show_default=False
+        ),
+    ] = None,
+    decoder: Annotated[
+        str | None, typer.Option(help="unet, linear, ... of a segmenter.", show_default=False)
+    ] = None,
+    sensors: Annotated[
+        str | None, typer.Option(help="s1, s2 or s1,s2.", show_default=False)
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the train split.", show_default=False)
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of the head.", show_default=False)
+    ] = None,
     freeze_encoder: Annotated[
         bool, typer.Option("--freeze-encoder", help="Train the head only.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Patches a batch.")] = 16,
-    num_workers: Annotated[int, typer.Option(help="Worker processes that read.")] = 0,
-    seed: Seed = 0,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Patches a batch.", show_default=False)
+    ] = None,
+    num_workers: Annotated[
+        int | None, typer.Option(help="Worker processes that read.", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Every random choice follows from it.", show_default=False)
+    ] = None,
     out_dir: Annotated[
-        Path, typer.Option("--out", help="Folder of checkpoints and scores.")
-    ] = Path("finetune"),
+        Path | None,
+        typer.Option("--out", help="Folder of checkpoints and scores.", show_default=False),
+    ] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List every key and its default.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start over instead of going on.")
+    ] = False,
     requester_pays: Payer = None,
     storage_option: ClientOptions = None,
     as_json: Json = False,
 ) -> None:
     """Train a head, and the encoder unless frozen, on the train split; score it on test.
 
-    A killed run continues where it stopped when the same command is given again.
+    A killed run continues where it stopped when the same command is given again. On several GPUs:
+    torchrun --nproc-per-node 4 -m deepsentinel finetune config.yaml
 
     Example: [bold]deepsentinel finetune corpus/ --task segmentation --epochs 30 --out run/[/]
+
+    Example: [bold]deepsentinel finetune config.yaml --set lr=3e-4 --set model.decoder=fpn[/]
     """
-    import torch
+    from deepsentinel.training.config import describe_config, read_config
+    from deepsentinel.training.finetune_run import FinetuneRun, run_config
+    from deepsentinel.training.ranks import rank
 
-    from deepsentinel.datasets.dataset import DeepSentinelDataset
-    from deepsentinel.training.evaluate import evaluate_model
-    from deepsentinel.training.finetune import finetune as run
-    from deepsentinel.training.setup import model_for, pick_label
-    from deepsentinel.zoo.load import load_encoder
-
-    asked = check_sensors(tuple(part.strip() for part in sensors.split(",")))
+    if keys:
+        say(describe_config(FinetuneRun))
+        return
+    file, corpus = _sources(source or [])
+    named: dict[str, object] = {"corpus": corpus, "task": task, "label": label, "encoder": encoder}
+    named |= {"model.decoder": decoder, "epochs": epochs, "lr": lr, "batch_size": batch_size}
+    named |= {"num_workers": num_workers, "seed": seed, "out_dir": out_dir}
+    named |= {"freeze_encoder": "true" if freeze_encoder else None}
+    if sensors is not None:
+        named["sensors"] = json.dumps([part.strip() for part in sensors.split(",")])
+    words = [f"{key}={value}" for key, value in named.items() if value is not None]
+    run = read_config(FinetuneRun, file, sets=[*(sets or ()), *words])
     client = access(requester_pays, storage_option)
-    spec = pick_label(DeepSentinelDataset(corpus, None, labels=(), **client).info, task, label)
-    train, val, test = (
-        DeepSentinelDataset(corpus, split, sensors=asked, labels=(spec.name,), **client)
-        for split in ("train", "val", "test")
-    )
-    pretrained = load_encoder(encoder)
-    torch.manual_seed(seed)  # the head starts at random
-    result = run(
-        model_for(pretrained, spec, decoder=decoder),
-        train,
-        val,
-        out_dir=out_dir,
-        epochs=epochs,
-        lr=lr,
-        freeze_encoder=freeze_encoder,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        seed=seed,
-        progress=not as_json,
-    )
-    scores = evaluate_model(result.model, test)
+    result, scores = run_config(run, access=client, resume=not restart, progress=not as_json)
+    if rank() > 0:
+        return
     facts = {"best_epoch": result.best_epoch, result.metric: result.best_score, "test": scores}
-    (out_dir / "scores.json").write_text(json_text(facts) + "\n", encoding="utf-8")
+    (run.out_dir / "scores.json").write_text(json_text(facts) + "\n", encoding="utf-8")
     if as_json:
         print_json({**facts, "model": str(result.best)})
         return
     say(str(result))
-    out.print(rows_table("On the test split", ("score", "value"), list(scores.items())))
+    if scores is not None:
+        title = f"On the {run.test_split} split"
+        out.print(rows_table(title, ("score", "value"), list(scores.items())))
+
+
+def _sources(given: list[str]) -> tuple[str | None, str | None]:
+    """Config file and corpus, in whatever order they stand."""
+    files = [text for text in given if Path(text).suffix in {".yaml", ".yml"}]
+    corpora = [text for text in given if text not in files]
+    for kind, found in (("config files", files), ("corpora", corpora)):
+        if len(found) > 1:
+            raise ConfigError(f"several {kind} were given: {' '.join(found)}. Give one.")
+    return next(iter(files), None), next(iter(corpora), None)

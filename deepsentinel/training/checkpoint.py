@@ -1,4 +1,4 @@
-"""What a fine-tuning keeps on disk: `last.ckpt`, the folder `best`, and `metrics.csv`.
+"""What a fine-tuning keeps on disk: `last.ckpt`, `best`, `metrics.csv` and `config.yaml`.
 
 `last.ckpt` holds tensors and plain values only and is always read with `weights_only=True`, so
 that a checkpoint from elsewhere cannot run code. Every file is replaced in one step.
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from deepsentinel.errors import CheckpointError, TrainingError
 from deepsentinel.heads.files import read_weights, replace_file, write_model
+from deepsentinel.training.config import write_config
 
 FORMAT_VERSION: Final = 1
 
@@ -123,6 +124,17 @@ class RunFolder:
         except OSError as error:
             raise _unwritable(self.best, epoch, error) from error
 
+    def write_config(self, config: Any) -> None:
+        """Replace `config.yaml`, the choices of the run in words.
+
+        Raises:
+            TrainingError: it cannot be written, as on a full disk.
+        """
+        try:
+            write_config(config, self.path / "config.yaml")
+        except OSError as error:
+            raise _unwritable(self.path, 0, error) from error
+
     def read_best(self) -> dict[str, Tensor]:
         """Weights of the best model."""
         return read_weights(self.best)
@@ -131,6 +143,7 @@ class RunFolder:
         """Remove the files of an earlier run, and nothing else."""
         self.last.unlink(missing_ok=True)
         (self.path / "metrics.csv").unlink(missing_ok=True)
+        (self.path / "config.yaml").unlink(missing_ok=True)
         if self.best.exists():
             shutil.rmtree(self.best)
 
@@ -153,7 +166,7 @@ def check_options(stored: Mapping[str, Any], asked: Mapping[str, Any], where: Pa
         said = "; ".join(f"{k}={old.get(k)!r}, now asked for {k}={new.get(k)!r}" for k in names[:6])
         raise CheckpointError(
             f"{where} was begun with other options: {said}. Repeat the call as it was to go on, "
-            "give another out_dir, or start over with resume=False."
+            "give another out_dir, or start over with resume=False (deepsentinel ... --restart)."
         )
 
 

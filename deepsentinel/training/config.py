@@ -78,7 +78,8 @@ def read_config(kind: type[C], path: str | Path | None, *, sets: Sequence[str] =
         _put(kind, given, text, problems)
     config = _build(kind, given, "", where, problems)
     if problems:
-        raise ConfigError(" ".join(problems))
+        also = f" (Words that were set: {' '.join(sets)}.)" if sets and path is not None else ""
+        raise ConfigError(" ".join(problems) + also)
     assert isinstance(config, kind)  # noqa: S101 - else there were problems
     return config
 
@@ -351,7 +352,7 @@ def _words(hint: Any) -> str:
         return " or ".join(_words(member) for member in _members(hint))
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return " or ".join(repr(arg) for arg in args)
+        return " or ".join(filter(None, (", ".join(map(str, args[:-1])), str(args[-1]))))
     if origin is tuple:
         count = "" if args[-1] is Ellipsis else f"{len(args)} "
         return f"list of {count}{_words(args[0])}"

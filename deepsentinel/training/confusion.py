@@ -29,7 +29,10 @@ class Confusion:
 
         self.names = names
         self._metric = MulticlassConfusionMatrix(
-            len(names), ignore_index=IGNORE_INDEX, validate_args=False
+            len(names),
+            ignore_index=IGNORE_INDEX,
+            validate_args=False,
+            sync_on_compute=False,  # of several processes each counts everything
         )
 
     def add(self, classes: Tensor, target: Tensor) -> None:

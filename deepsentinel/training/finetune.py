@@ -242,6 +242,7 @@ def finetune_as(
     with adapted(model.encoder, config.lora, seed=config.seed):
         state = from_first(lambda: _first_state(model, folder, options, resume=resume))
         load_weights(model, state.model, folder.last)
+        from_first(lambda: folder.write_config(config))
         if not is_finished(state.history, scores_for(model).headline, config):
             loader = _loader(train, config, start=len(state.history))
             held_out = in_order(val, batch_size=_each(config), num_workers=config.num_workers)

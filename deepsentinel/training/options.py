@@ -1,6 +1,6 @@
 """`FinetuneConfig`: every choice of a fine-tuning, as calls, files and the command line name it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Final, Literal
 
 from deepsentinel.errors import ConfigError
@@ -124,7 +124,8 @@ class FinetuneConfig:
 
     def course(self) -> dict[str, Any]:
         """What decides the weights, as plain values: a run goes on only with the same."""
-        found = {key: value for key, value in plain(self).items() if key not in _FREE}
+        names = [f.name for f in fields(FinetuneConfig) if f.name not in _FREE]
+        found = {name: plain(getattr(self, name)) for name in names}
         return found | {"encoder_lr": self.rate_of_encoder}
 
 

@@ -1,10 +1,11 @@
 """From what a corpus says of its labels to the model that learns them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any, Final
 
 from deepsentinel.corpus.format import CorpusInfo, LabelKind, LabelSpec
-from deepsentinel.errors import LabelError, UnknownNameError, nearest
+from deepsentinel.errors import ConfigError, LabelError, UnknownNameError, nearest
 from deepsentinel.features import Encoder
 from deepsentinel.heads.model import Model
 from deepsentinel.labels import Scheme
@@ -55,9 +56,10 @@ def model_for(
     encoder: Encoder,
     label: LabelSpec,
     *,
-    decoder: str = "unet",
+    decoder: str | None = None,
     target_mean: Sequence[float] | None = None,
     target_std: Sequence[float] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Model[Any]:
     """A model on an encoder with the classes, names and colours, or the quantities, of a label.
 
@@ -68,43 +70,57 @@ def model_for(
             `Detector` finds centre points.
         target_mean: of a `Regressor`, as `training.labels.target_statistics` finds it.
         target_std: likewise.
+        options: further arguments of the model's class, such as `{"loss": "focal"}`.
 
     Raises:
         LabelError: the label has no classes, or is of a kind that no model learns.
+        ConfigError: an option that the model's class does not have.
     """
+    kind, facts = _plan(label)
+    given = {"decoder": decoder, "target_mean": target_mean, "target_std": target_std}
+    arguments = {k: v for k, v in given.items() if v is not None and k in _parameters(kind)}
+    free = [k for k in _parameters(kind) if k not in {"encoder", *facts}]
+    for name in options or {}:
+        if name not in free:
+            why = "is given by the label" if name in facts else "is unknown"
+            raise ConfigError(f"option {name!r} of {kind.__name__} {why}. {nearest(name, free)}")
+    model: Model[Any] = kind(encoder, **{**facts, **arguments, **(options or {})})
+    return model
+
+
+def _parameters(kind: type[Model[Any]]) -> list[str]:
+    return [name for name in signature(kind).parameters if name != "self"]
+
+
+def _plan(label: LabelSpec) -> tuple[type[Model[Any]], dict[str, Any]]:
+    """The class of model that learns a label, and what the label says of it."""
     from deepsentinel.heads.classification import Classifier
     from deepsentinel.heads.detection import Detector
     from deepsentinel.heads.regression import Regressor
     from deepsentinel.heads.segmentation import Segmenter
 
-    if not any(label.kind in kinds for kinds in TASKS.values()):
+    kinds: dict[str, type[Model[Any]]] = {
+        "mask": Segmenter,
+        "boxes": Detector,
+        "label": Classifier,
+        "multilabel": Classifier,
+        "target": Regressor,
+    }
+    if label.kind not in kinds:
         raise LabelError(
             f"label {label.name!r} is of kind {label.kind!r}, for which there is no model; a mask, "
             "label, multilabel, boxes or target can be learnt."
         )
+    facts: dict[str, Any]
     if label.kind == "target":
-        return Regressor(
-            encoder,
-            len(label.channels),
-            per_pixel=label.per_pixel,
-            decoder=decoder,
-            target_names=label.channels,
-            target_mean=target_mean,
-            target_std=target_std,
-        )
+        facts = {"num_targets": len(label.channels), "per_pixel": label.per_pixel}
+        return Regressor, facts | {"target_names": label.channels}
     scheme = _scheme(label)
-    names, colours = scheme.names, scheme.colours
-    if label.kind == "mask":
-        return Segmenter(encoder, len(scheme), decoder, class_names=names, class_colours=colours)
-    if label.kind == "boxes":
-        return Detector(encoder, len(scheme), class_names=names, class_colours=colours)
-    return Classifier(
-        encoder,
-        len(scheme),
-        multilabel=label.kind == "multilabel",
-        class_names=names,
-        class_colours=colours,
-    )
+    facts = {"num_classes": len(scheme), "class_names": scheme.names}
+    facts |= {"class_colours": scheme.colours}
+    if kinds[label.kind] is Classifier:
+        facts |= {"multilabel": label.kind == "multilabel"}
+    return kinds[label.kind], facts
 
 
 def _scheme(label: LabelSpec) -> Scheme:

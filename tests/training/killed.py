@@ -67,6 +67,7 @@ def tune(out_dir: Path, death: Death) -> None:
         batch_size=4,
         lr=1e-2,
         progress=False,
+        report=False,
         accelerator="cpu",
     )
 

@@ -67,7 +67,7 @@ def test_words_reach_into_sections_and_free_keys(tmp_path) -> None:
         ("corpus: a\nepochs: true", [], r"epochs is True \(true or false\); expected integer"),
         ("corpus: a\nlr: fast", [], r"lr is 'fast' \(text\); expected number"),
         ("corpus: a\nlr: .nan", [], "lr is nan"),
-        ("corpus: a\nmode: half", [], r"mode is 'half' \(text\); expected 'full' or 'lora'"),
+        ("corpus: a\nmode: half", [], r"mode is 'half' \(text\); expected full or lora"),
         ("corpus: a\nsensors: s1", [], r"sensors is 's1' \(text\); expected list of text"),
         ("corpus: a\nspan: [1]", [], r"span is \[1\] \(list\); expected list of 2 number"),
         ("corpus: a\nlabel: 3", [], r"label is 3 \(integer\); expected text or null"),
@@ -126,4 +126,4 @@ def test_every_key_is_described() -> None:
     assert {"noise.speckle", "extra", "extra.flip"} <= set(names)
     table = describe_config(Run)
     assert "| `corpus` | path | must be given | Folder of the corpus. |" in table
-    assert "| `mode` | 'full' or 'lora' | `full` | What is trained. |" in table
+    assert "| `mode` | full or lora | `full` | What is trained. |" in table

@@ -35,6 +35,7 @@ ROOT = Path(__file__).parents[2]
 
 def tune(model, train, val, out_dir, **options):
     defaults = {"epochs": 3, "batch_size": 4, "lr": 1e-2, "progress": False, "accelerator": "cpu"}
+    defaults |= {"report": False}
     return finetune(model, train, val, out_dir=out_dir, **(defaults | options))
 
 

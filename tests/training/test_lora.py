@@ -66,6 +66,7 @@ def test_only_changes_and_the_head_learn(tmp_path, samples) -> None:
         lora=LoRA(rank=2),
         layer_decay=0.8,
         progress=False,
+        report=False,
         accelerator="cpu",
     )
     changed = {k for k, v in model.encoder.state_dict().items() if not torch.equal(v, before[k])}
@@ -94,6 +95,7 @@ def test_running_statistics_stay(tmp_path, model, samples) -> None:
         epochs=1,
         lora=LoRA(rank=2),
         progress=False,
+        report=False,
         accelerator="cpu",
     )
     assert all(torch.equal(ours.encoder.state_dict()[k], v) for k, v in before.items())

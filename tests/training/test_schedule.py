@@ -127,6 +127,7 @@ def test_a_frozen_encoder_begins_to_learn_when_asked(tmp_path, model, samples) -
         out_dir=tmp_path,
         lr=1e-2,
         progress=False,
+        report=False,
         accelerator="cpu",
         **options,
     )

@@ -1,0 +1,138 @@
+"""A whole fine-tuning from one config: corpus, encoder, model, training, scores on test."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+
+from deepsentinel.bands import SENSORS, check_sensors
+from deepsentinel.datasets.augment import Augment
+from deepsentinel.datasets.dataset import DeepSentinelDataset
+from deepsentinel.datasets.stream import DeepSentinelStream
+from deepsentinel.heads.model import Model
+from deepsentinel.training.embed import Samples
+from deepsentinel.training.evaluate import evaluate_model
+from deepsentinel.training.finetune import FinetuneResult, finetune_as
+from deepsentinel.training.labels import target_statistics
+from deepsentinel.training.options import FinetuneConfig
+from deepsentinel.training.preflight import warn_of_leak
+from deepsentinel.training.ranks import join, rank
+from deepsentinel.training.setup import model_for, pick_label
+from deepsentinel.zoo.load import load_encoder
+
+Task = Literal["segmentation", "classification", "detection", "regression"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneData:
+    """What is learnt, from what, and where it is kept."""
+
+    corpus: Annotated[str, "Folder or URL of the corpus."]
+    out_dir: Annotated[Path, "Folder of checkpoints, scores and report."] = Path("finetune")
+    task: Annotated[Task, "What the model tells."] = "segmentation"
+    label: Annotated[str | None, "Which label, where the corpus has several of the task."] = None
+    encoder: Annotated[str, "Name or folder of the encoder."] = "deepsentinel-nano"
+    model: Annotated[
+        dict[str, Any],
+        "Arguments of the model's class, such as decoder and loss of a Segmenter, head of a "
+        "Classifier, method of a Detector.",
+    ] = field(default_factory=dict)
+    sensors: Annotated[tuple[str, ...], "Which sensors to read."] = SENSORS
+    train_split: Annotated[str, "Split that is learnt from."] = "train"
+    val_split: Annotated[str, "Split that chooses the best epoch."] = "val"
+    test_split: Annotated[str | None, "Split that is scored once, at the end; null: none."] = "test"
+    stream: Annotated[
+        bool, "Read the train split as a shuffled stream of shards, which suits buckets."
+    ] = False
+    augment: Annotated[Augment | None, "Random changes of training batches; null: none."] = None
+    cache_dir: Annotated[Path | None, "Folder that keeps what was read from afar."] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRun(FinetuneConfig, FinetuneData):
+    """All that `deepsentinel finetune` can be told.
+
+    Example:
+        >>> run = FinetuneRun(corpus="corpus", task="classification", epochs=5)
+        >>> run.encoder, run.course()["epochs"]
+        ('deepsentinel-nano', 5)
+    """
+
+
+def run_config(
+    run: FinetuneRun,
+    *,
+    access: Mapping[str, Any] | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> tuple[FinetuneResult, dict[str, Any] | None]:
+    """Fine-tune as a config says, and score the best model on the test split.
+
+    Args:
+        run: the config.
+        access: `requester_pays` and `storage_options`, which are not kept with the run.
+        resume: go on with what the folder holds.
+        progress: show a progress bar.
+
+    Returns:
+        The result, and the scores on test; `None` without a test split, and in all processes but
+        the first.
+
+    Raises:
+        DeepSentinelError: as `DeepSentinelDataset`, `load_encoder` and `finetune`.
+    """
+    join(run.accelerator)
+    spec = pick_label(_dataset(run, None, (), access).info, run.task, run.label)
+    train, val = (_dataset(run, s, (spec.name,), access) for s in (run.train_split, run.val_split))
+    test = run.test_split and _dataset(run, run.test_split, (spec.name,), access)
+    model = _model(run, spec, train)
+    if test:
+        warn_of_leak(train, test, names=(run.train_split, run.test_split or ""))
+    result = finetune_as(
+        run,
+        model,
+        _stream(run, spec.name, access) if run.stream else train,
+        val,
+        out_dir=run.out_dir,
+        augment=run.augment,
+        resume=resume,
+        progress=progress,
+    )
+    if not test or rank() > 0:
+        return result, None
+    return result, evaluate_model(result.model, test)
+
+
+def _dataset(
+    run: FinetuneRun, split: str | None, labels: tuple[str, ...], access: Mapping[str, Any] | None
+) -> DeepSentinelDataset:
+    return DeepSentinelDataset(
+        run.corpus,
+        split,
+        sensors=check_sensors(run.sensors),
+        labels=labels,
+        cache_dir=run.cache_dir,
+        **(access or {}),
+    )
+
+
+def _stream(run: FinetuneRun, label: str, access: Mapping[str, Any] | None) -> DeepSentinelStream:
+    return DeepSentinelStream(
+        run.corpus,
+        run.train_split,
+        sensors=check_sensors(run.sensors),
+        labels=(label,),
+        seed=run.seed,
+        remainder="pad",
+        cache_dir=run.cache_dir,
+        **(access or {}),
+    )
+
+
+def _model(run: FinetuneRun, spec: Any, train: Samples) -> Model[Any]:
+    encoder = load_encoder(run.encoder)
+    mean, spread = target_statistics(train) if run.task == "regression" else (None, None)
+    torch.manual_seed(run.seed)  # the head starts at random
+    return model_for(encoder, spec, target_mean=mean, target_std=spread, options=run.model)
