@@ -78,6 +78,8 @@ class FusionEncoder(Pretrained):
         (torch.Size([1, 256]), [(1, 64, 9, 5), (1, 128, 5, 3), (1, 256, 3, 2)])
     """
 
+    LATER = frozenset({"hidden", "moments"})
+
     def __init__(
         self,
         backbone: str,

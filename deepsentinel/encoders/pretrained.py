@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -46,6 +46,9 @@ class Pretrained(nn.Module, ABC):
     check: Check
     empty: Empty
     _card: Card
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Options that older configs lack; their defaults leave an encoder as it was."""
 
     @property
     @abstractmethod
@@ -251,11 +254,12 @@ class Pretrained(nn.Module, ABC):
             WeightsError: `config` holds something else than the constructor takes.
         """
         known = set(inspect.signature(cls).parameters) - {"check", "empty", "card", "pretrained"}
-        if set(config) != known:
+        lacking, unknown = known - set(config) - cls.LATER, set(config) - known
+        if lacking or unknown:
             raise WeightsError(
-                f"the config lacks {sorted(known - set(config))} and holds unexpected "
-                f"{sorted(set(config) - known)}. It must come from the same version's "
-                "save_pretrained: update deepsentinel, or save the encoder anew."
+                f"the config lacks {sorted(lacking)} and holds unexpected {sorted(unknown)}. It must "
+                "come from save_pretrained of this version or an older one: update deepsentinel, "
+                "or save the encoder anew."
             )
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)

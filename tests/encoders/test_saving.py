@@ -141,6 +141,19 @@ def test_configs_of_another_version_are_refused(folder: Path) -> None:
         FusionEncoder.from_pretrained(folder)
 
 
+def test_configs_from_before_an_option_open_as_they_were(
+    encoder: FusionEncoder, folder: Path
+) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    assert all(content["encoder"].pop(name) in (None, False) for name in FusionEncoder.LATER)
+    (folder / "config.json").write_text(json.dumps(content))
+    assert torch.equal(embedded(FusionEncoder.from_pretrained(folder)), embedded(encoder))
+    del content["encoder"]["fusion"]  # an option that was always there is not guessed
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match=r"lacks \['fusion'\]"):
+        FusionEncoder.from_pretrained(folder)
+
+
 def test_a_card_of_a_later_version_is_refused(folder: Path) -> None:
     edit(folder, "card", smell="fresh")
     with pytest.raises(WeightsError, match="smell"):
