@@ -25,6 +25,7 @@ _PUBLIC: dict[str, str] = {
     "collate": "deepsentinel.sample",
     "convert": "deepsentinel.corpus.convert",
     "download": "deepsentinel.corpus.transfer",
+    "evaluate": "deepsentinel.training.evaluate",
     "finetune": "deepsentinel.training.finetune",
     "list_encoders": "deepsentinel.zoo.load",
     "load_encoder": "deepsentinel.zoo.load",
@@ -50,6 +51,7 @@ __all__ = [
     "collate",
     "convert",
     "download",
+    "evaluate",
     "finetune",
     "list_encoders",
     "load_encoder",
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from deepsentinel.heads.regression import Regressor
     from deepsentinel.heads.segmentation import Segmenter
     from deepsentinel.sample import collate
+    from deepsentinel.training.evaluate import evaluate
     from deepsentinel.training.finetune import finetune
     from deepsentinel.training.pretrain import pretrain
     from deepsentinel.zoo.load import list_encoders, load_encoder

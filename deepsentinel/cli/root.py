@@ -13,6 +13,7 @@ from deepsentinel.cli.convert import convert
 from deepsentinel.cli.corpus import info, plot, stats, verify
 from deepsentinel.cli.demo import demo
 from deepsentinel.cli.encoders import encoders
+from deepsentinel.cli.evaluate import evaluate
 from deepsentinel.cli.finetune import finetune
 from deepsentinel.cli.pretrain import pretrain
 from deepsentinel.cli.transfer import download, upload
@@ -37,6 +38,7 @@ for verb in (
     plot,
     encoders,
     finetune,
+    evaluate,
     pretrain,
     demo,
 ):

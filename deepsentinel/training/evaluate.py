@@ -1,10 +1,22 @@
-"""Scores of a trained model; embeddings and probes under one roof."""
+"""`evaluate`: encoders beside their controls by one protocol; and scores of a trained model."""
 
-from collections.abc import Sequence
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from deepsentinel.bands import SENSORS
+from deepsentinel import __version__
+from deepsentinel.bands import SENSORS, check_sensors
+from deepsentinel.corpus.format import CorpusInfo, LabelSpec
+from deepsentinel.datasets.dataset import DeepSentinelDataset
+from deepsentinel.errors import LabelError, TrainingError, UnknownNameError, nearest
 from deepsentinel.heads.model import Model
+from deepsentinel.training.bench import Bench, Row
+from deepsentinel.training.config import plain
+from deepsentinel.training.curves import few_shot_rows
 from deepsentinel.training.embed import (
     Embeddings,
     Samples,
@@ -16,14 +28,26 @@ from deepsentinel.training.embed import (
     take,
     to_device,
 )
+from deepsentinel.training.evaluation import Evaluation, compare
+from deepsentinel.training.evaluation_report import evaluation_report
+from deepsentinel.training.matrix import matrix_rows
 from deepsentinel.training.probe import fewshot_probe, probe, spatial_blocks
+from deepsentinel.training.protocol import Protocol
 from deepsentinel.training.scores import scores_for
 from deepsentinel.training.scores_detection import DetectionScores
+from deepsentinel.training.setup import TASKS, pick_label
+from deepsentinel.training.subjects import Encoders, Subject, subjects
+from deepsentinel.training.units import Units, patch_units, pixel_units
+from deepsentinel.training.unseen import unseen_rows
 
 __all__ = [
     "Embeddings",
+    "Evaluation",
+    "Protocol",
     "band_statistics",
+    "compare",
     "embed",
+    "evaluate",
     "evaluate_model",
     "fewshot_probe",
     "observed_patches",
@@ -31,6 +55,168 @@ __all__ = [
     "spatial_blocks",
     "take",
 ]
+
+
+def evaluate(
+    encoders: Encoders,
+    data: str | Path | Samples,
+    protocol: Protocol | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    out_dir: str | Path | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Judge encoders on labelled patches, beside band statistics and random weights, always.
+
+    Spatial blocks are divided into folds; each patch is tested by models that learnt from a given
+    number of labels of other folds, with neighbours, penalties and epochs chosen on a fold that
+    neither trains nor tests. All rows share folds, labels and bootstrap draws.
+
+    Args:
+        encoders: an encoder, the name or folder of one, several names, or encoders by name.
+        data: root of a corpus, all of whose patches are used; a `DeepSentinelDataset`; or a
+            map-style dataset of samples with `label` or `mask`.
+        protocol: what is measured and how; few-shot curves of kNN and a linear probe if `None`.
+        class_names: of labels in samples that are not a corpus's; numbers if `None`.
+        out_dir: where to write `report.html`, JSON, CSV and pictures; `None` writes nothing.
+        say: called with one line a score.
+
+    Returns:
+        Rows with scores, intervals and bootstrap replicates, and the report.
+
+    Raises:
+        LabelError: no label, several, or labels that do not fit.
+        TrainingError: too few blocks, patches or classes for the protocol.
+        UnknownNameError, EncoderNotFoundError: a name that is not known.
+
+    Example:
+        >>> import tempfile
+        >>> from deepsentinel import FusionEncoder
+        >>> from deepsentinel.datasets.synthetic import write_synthetic_corpus
+        >>> quick = Protocol(methods=("knn",), shots=(1,), shares=(), folds=3, seeds=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     corpus = write_synthetic_corpus(f"{folder}/demo", patches=24, patch_size=32)
+        ...     found = evaluate({"mine": FusionEncoder("resnet10t")}, corpus, quick)
+        >>> [row.key["encoder"] for row in found.rows]
+        ['mine', 'mine, random weights', 'band statistics']
+    """
+    started = time.perf_counter()
+    protocol = protocol or Protocol()
+    tell = say or (lambda _: None)
+    dataset, units, facts = _material(data, protocol, class_names)
+    units = units.occurring(protocol.least_units)
+    splits = _splits(dataset) if protocol.folds is None else None
+    bench = Bench(dataset, units, protocol, splits=splits)
+    who = subjects(encoders, twins=min(protocol.random_twins, protocol.seeds))
+    rows = _rows(bench, who, tell)
+    facts |= {
+        "classes": list(units.class_names),
+        "encoders": {s.name: _card(s) for s in who if s.role == "encoder"},
+        "protocol": plain(protocol),
+        "fingerprint": _fingerprint(bench),
+        "versions": {n: version(n) for n in ("torch", "timm", "scikit-learn", "torchmetrics")}
+        | {"deepsentinel": __version__},
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    title = f"{', '.join(facts['encoders'])} on {facts['data']}"
+    found = Evaluation(rows=rows, report=evaluation_report(title, bench, who, rows, facts))
+    if out_dir is not None:
+        found.write(out_dir)
+    return found
+
+
+def _rows(bench: Bench, who: Sequence[Subject], say: Callable[[str], None]) -> tuple[Row, ...]:
+    parts, sensors = bench.protocol.parts, check_sensors(bench.protocol.sensors)
+    rows: tuple[Row, ...] = ()
+    if "scores" in parts:
+        rows += few_shot_rows(bench, who, sensors=sensors, say=say)
+    if "matrix" in parts:
+        rows += matrix_rows(bench, who, say=say)
+    if "unseen" in parts:
+        rows += unseen_rows(bench, who, sensors=sensors, say=say)
+    return rows
+
+
+def _material(
+    data: str | Path | Samples, protocol: Protocol, class_names: Sequence[str] | None
+) -> tuple[Samples, Units, dict[str, Any]]:
+    """Samples, units and facts of what is evaluated on."""
+    if isinstance(data, str | Path):
+        spec = _label(DeepSentinelDataset(data, None, labels=()).info, protocol)
+        data = DeepSentinelDataset(data, None, labels=(spec.name,))
+    if isinstance(data, DeepSentinelDataset):
+        info = data.info
+        spec = _label(replace(info, labels=data.request.labels), protocol)
+        if spec.scheme is None:
+            raise LabelError(f"label {spec.name!r} of {info.name!r} has no class scheme.")
+        facts = {
+            "data": f"{info.name}{' (synthetic)' if info.synthetic else ''}",
+            "patches": len(data),
+            "label": spec.name,
+            "licence": info.licence,
+        }
+        return data, _units(data, spec.scheme.names, protocol, pixels=spec.kind == "mask"), facts
+    pixels = protocol.task == "segmentation" or "label" not in data[0]
+    names = class_names or _numbered(data, pixels=pixels)
+    facts = {"data": "samples", "patches": len(data)}  # type: ignore[arg-type]
+    return data, _units(data, names, protocol, pixels=pixels), facts
+
+
+def _units(data: Samples, names: Sequence[str], protocol: Protocol, *, pixels: bool) -> Units:
+    if pixels:
+        return pixel_units(data, names, pixels=protocol.pixels, seed=protocol.seed)
+    return patch_units(data, names)
+
+
+def _numbered(data: Samples, *, pixels: bool) -> tuple[str, ...]:
+    key = "mask" if pixels else "label"
+    first = data[0].get(key)
+    if first is None:
+        raise LabelError(f"samples have neither 'label' nor 'mask', only {sorted(data[0])}.")
+    if not pixels and first.ndim:
+        return tuple(f"class {i}" for i in range(len(first)))
+    most = max(int(data[i][key].max()) for i in range(len(data)))  # type: ignore[arg-type]
+    return tuple(f"class {i}" for i in range(most + 1))
+
+
+def _label(info: CorpusInfo, protocol: Protocol) -> LabelSpec:
+    """The label that the protocol asks for; the one of patches, else the one of pixels."""
+    if protocol.task is not None:
+        return pick_label(info, protocol.task, protocol.label)
+    tasks = ("classification", "segmentation")
+    if protocol.label is not None:
+        fitting = {s.name: s for s in info.labels if any(s.kind in TASKS[t] for t in tasks)}
+        if protocol.label not in fitting:
+            raise UnknownNameError(
+                f"label {protocol.label!r} of {info.name!r} cannot be evaluated on. "
+                f"{nearest(protocol.label, fitting)}"
+            )
+        return fitting[protocol.label]
+    task = next((t for t in tasks if any(s.kind in TASKS[t] for s in info.labels)), tasks[0])
+    return pick_label(info, task)
+
+
+def _splits(dataset: Samples) -> list[str]:
+    if not isinstance(dataset, DeepSentinelDataset):
+        raise TrainingError(
+            "folds=null takes the splits of a corpus, but samples were given that are of none; "
+            "give the root of a corpus, or a number of folds."
+        )
+    return [str(s) for s in dataset.corpus.index.take(dataset.rows).column("split").to_pylist()]
+
+
+def _card(subject: Subject) -> dict[str, str]:
+    card = getattr(subject.encoder, "card", None)
+    return {} if card is None else {"name": card.name, "sha256": card.sha256}
+
+
+def _fingerprint(bench: Bench) -> str:
+    """Equal where two evaluations can be paired: same patches, labels, folds, draws."""
+    parts = [m.id for m in bench.units.metas]
+    parts += [str(f.test.tolist()) for s in bench.protocol.all_seeds for f in bench.folds(s)]
+    parts += [str(bench.units.labels.tolist()), str(bench.units.pixel.tolist())]
+    parts += [str(bench.protocol.replicates), str(bench.protocol.seed), str(bench.blocks.tolist())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def evaluate_model(
