@@ -1,6 +1,7 @@
 """`pretrain`: train an encoder on patches without labels, to be resumed after a kill at any step."""
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -554,7 +555,9 @@ def _bar(loop: Loop, *, shown: bool) -> Iterator[None]:
 
 @contextmanager
 def _undisturbed(fabric: Fabric) -> Iterator[None]:
-    """The caller's random state comes back."""
+    """The caller's random state comes back; torch says only what matters."""
     devices = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+        # Of 1 x 1 kernels, whose strides mean nothing.
+        warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
         yield

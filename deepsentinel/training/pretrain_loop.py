@@ -133,13 +133,20 @@ class Loop:
             world = fabric.world_size
             losses["replaced"] = torch.full_like(losses["loss"].detach(), empty / patches)
             self.meter.add(losses, patches=patches * world, pixels=pixels * world)
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), config.grad_clip)
-        self.meter.add({"grad_norm": norm})
+        self.meter.add({"grad_norm": self._clip()})
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.objective.after_step(self.encoder, self.done, self.steps)
         if self.average is not None:
             self.average.update_parameters(self.encoder)
+
+    def _clip(self) -> Tensor:
+        """Norm of the encoder's side; an adversary's gradients do not shrink those of the encoder."""
+        adversary = {id(p): p for p in self.objective.adversary()}
+        ours = [p for p in self.module.parameters() if id(p) not in adversary]
+        if adversary:
+            nn.utils.clip_grad_norm_(list(adversary.values()), self.config.grad_clip)
+        return nn.utils.clip_grad_norm_(ours, self.config.grad_clip)
 
     def _alone(self, part: int) -> AbstractContextManager[Any]:
         """Gradients of all but the last part of a step are not yet shared among processes."""

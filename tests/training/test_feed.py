@@ -1,0 +1,192 @@
+"""Batches of long runs: the order, its parts among processes, and going on in the middle."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deepsentinel.datasets.dataset import DeepSentinelDataset
+from deepsentinel.datasets.stream import DeepSentinelStream
+from deepsentinel.datasets.synthetic import write_synthetic_corpus
+from deepsentinel.datasets.transforms import Compose, RandomFlip
+from deepsentinel.errors import SampleError, ShapeError, TrainingError
+from deepsentinel.sample import PatchMeta
+from deepsentinel.training.feed import (
+    Framing,
+    MapFeed,
+    Position,
+    StreamFeed,
+    collate_observed,
+    epoch_order,
+    progress,
+)
+
+BOTH = {"s1": ("VV", "VH"), "s2": ("B04", "B08")}
+
+
+def numbered(count: int, first: int = 0) -> list[dict]:
+    """Patches whose pixels are their number."""
+    return [
+        {"meta": PatchMeta(id=f"p{i}"), "image_s1": torch.full((2, 16, 16), float(i))}
+        for i in range(first, first + count)
+    ]
+
+
+def seen(batches) -> list[list[int]]:
+    return [b["image_s1"][:, 0, 0, 0].int().tolist() for _, b in batches]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_synthetic_corpus(tmp_path_factory.mktemp("feed") / "c", patches=40, patch_size=32)
+
+
+def test_an_epoch_shows_each_patch_once_and_no_epoch_is_like_another() -> None:
+    feed = MapFeed([numbered(10)], Framing(BOTH), batch_size=2, seed=1)
+    found = seen(islice(feed.batches(Position()), 10))
+    first, second = ([n for batch in found[i : i + 5] for n in batch] for i in (0, 5))
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert first != list(range(10))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_feed_goes_on_at_any_batch_as_if_it_had_never_stopped(workers: int) -> None:
+    feed = MapFeed([numbered(7)], Framing(BOTH), batch_size=2, seed=3, num_workers=workers)
+    whole = list(islice(feed.batches(Position()), 8))
+    for done in (1, 3, 5):
+        rest = list(islice(feed.batches(whole[done - 1][0]), 8 - done))
+        assert seen(rest) == seen(whole[done:])
+        assert [p for p, _ in rest] == [p for p, _ in whole[done:]]
+
+
+def test_two_processes_read_what_one_reads_in_two_batches() -> None:
+    def read(count: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
+        place = {"rank": rank, "world_size": world_size}
+        feed = MapFeed([numbered(8)], Framing(BOTH), batch_size=2, seed=0, **place)
+        return seen(islice(feed.batches(Position()), count))
+
+    one, parts = read(4), [read(2, rank, 2) for rank in (0, 1)]
+    assert one == [parts[0][0], parts[1][0], parts[0][1], parts[1][1]]
+
+
+def test_shares_hold_over_an_epoch_and_repeat_nothing_before_all_came() -> None:
+    order = epoch_order([10, 5, 5], [0.5, 0.5, 0.0], seed=0, epoch=4)
+    of = np.searchsorted([10, 15, 20], order[:, 1], side="right")
+    assert np.bincount(of, minlength=3).tolist() == [10, 10, 0]
+    for part in (0, 1):
+        assert len(np.unique(order[of == part], axis=0)) == 10
+    assert set(order[of == 1][:, 0]) == {0, 1}
+
+
+def test_a_patch_that_comes_twice_in_an_epoch_is_shown_differently() -> None:
+    ramp = torch.arange(1024.0).reshape(1, 32, 32).repeat(2, 1, 1)
+    sample = {"meta": PatchMeta(id="a"), "image_s1": ramp}
+    framing = Framing({"s1": ("VV", "VH")}, crop=8, seed=0)
+    views = [framing(sample, epoch=e, round=r)["image_s1"] for e in (0, 1) for r in (0, 1)]
+    again = framing(sample, epoch=0, round=1)["image_s1"]
+    assert torch.equal(views[1], again)
+    assert len({float(v[0, 0, 0]) for v in views}) == 4
+
+
+def test_a_sample_gets_the_bands_of_the_encoder_in_its_order() -> None:
+    image = torch.stack([torch.full((4, 4), float(i)) for i in (8, 4, 2)])
+    meta = PatchMeta(id="a", bands_s2=("B08", "B04", "B02"))
+    sample = {"meta": meta, "image_s2": image, "label": torch.tensor(1), "mask": torch.zeros(4, 4)}
+    out = Framing({"s1": ("VH",), "s2": ("B11", "B04", "B08")}, turn=False)(sample, epoch=0)
+    assert out["image_s2"][1:, 0, 0].tolist() == [4.0, 8.0]
+    assert bool(out["image_s2"][0].isnan().all())
+    assert out["image_s1"].shape == (1, 4, 4)
+    assert (out["meta"].bands_s1, out["meta"].bands_s2) == (("VH",), ("B11", "B04", "B08"))
+    assert set(out) == {"meta", "image_s1", "image_s2"}
+
+
+def test_neighbours_are_framed_too() -> None:
+    sample = {
+        "meta": PatchMeta(id="a"),
+        "image_s1": torch.zeros(2, 16, 16),
+        "neighbour_s1": torch.arange(512.0).reshape(2, 16, 16),
+    }
+    out = Framing({"s1": ("VH",)}, crop=4)(sample, epoch=0)
+    assert out["neighbour_s1"].shape == (1, 4, 4)
+    assert float(out["neighbour_s1"].min()) >= 256
+
+
+def test_a_crop_larger_than_the_patch_is_refused() -> None:
+    with pytest.raises(ShapeError, match="64 px"):
+        Framing(BOTH, crop=64)(numbered(1)[0], epoch=0)
+
+
+def test_empty_patches_are_replaced_and_counted_and_an_empty_batch_is_refused() -> None:
+    nothing = {"meta": PatchMeta(id="n"), "image_s1": torch.full((2, 4, 4), float("nan"))}
+    batch = collate_observed([numbered(1)[0] | {"image_s1": torch.ones(2, 4, 4)}, nothing, nothing])
+    assert batch["empty"] == 2
+    assert bool(batch["image_s1"].isfinite().all())
+    with pytest.raises(SampleError, match="nothing was observed in any of the 2"):
+        collate_observed([nothing, nothing])
+
+
+@pytest.mark.parametrize("counts", [[3], [2, 3, 3], [3, 2], [3, 3, 2], [0, 1]])
+def test_progress_says_what_a_loader_with_workers_does(counts: list[int]) -> None:
+    turns = [w for r in range(max(counts)) for w, count in enumerate(counts) if r < count]
+    for done in range(len(turns)):
+        first, given = progress(counts, done)
+        assert first == turns[done]
+        assert given == [turns[:done].count(w) for w in range(len(counts))]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on few cores
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_a_stream_goes_on_at_any_batch_as_if_it_had_never_stopped(root: Path, workers: int) -> None:
+    how = {"seed": 5, "buffer": 8, "labels": (), "transforms": Compose(RandomFlip())}
+    stream = DeepSentinelStream(root, None, **how)
+    feed = StreamFeed(stream, Framing(BOTH, crop=16), batch_size=7, num_workers=workers)
+    each = feed.batches_per_epoch
+    assert feed.counts == {0: [5], 2: [2, 2], 3: [1, 1, 2]}[workers]
+    whole = list(islice(feed.batches(Position()), each + 2))
+    for done in (1, 3, each) if workers == 3 else (3,):
+        rest = list(islice(feed.batches(whole[done - 1][0]), each + 2 - done))
+        for (position, batch), (expected, reference) in zip(rest, whole[done:], strict=True):
+            assert position == expected
+            assert [m.id for m in batch["meta"]] == [m.id for m in reference["meta"]]
+            assert torch.equal(
+                batch["image_s2"].nan_to_num(-9), reference["image_s2"].nan_to_num(-9)
+            )
+
+
+def test_ranks_of_a_stream_share_the_patches(root: Path) -> None:
+    ids = []
+    for rank in (0, 1):
+        stream = DeepSentinelStream(root, labels=(), rank=rank, world_size=2, remainder="drop")
+        feed = StreamFeed(stream, Framing(BOTH), batch_size=2, rank=rank, world_size=2)
+        ids.append([m.id for _, b in islice(feed.batches(Position()), 6) for m in b["meta"]])
+    assert len({*ids[0], *ids[1]}) == 24
+
+
+def test_what_is_looked_at_is_the_same_for_maps_and_streams(root: Path) -> None:
+    dataset, stream = DeepSentinelDataset(root, labels=()), DeepSentinelStream(root, labels=())
+    framing = Framing(BOTH, crop=16)
+    looks = [
+        MapFeed([dataset], framing, batch_size=2, seed=0).look(4),
+        StreamFeed(stream, framing, batch_size=2).look(4),
+    ]
+    assert torch.equal(looks[0]["image_s1"], looks[1]["image_s1"])
+    assert len({m.id for m in looks[0]["meta"]}) == 4
+
+
+def test_what_cannot_work_is_refused(root: Path) -> None:
+    with pytest.raises(TrainingError, match="3 patches do not fill a batch of 4"):
+        MapFeed([numbered(3)], Framing(BOTH), batch_size=4, seed=0)
+    with pytest.raises(TrainingError, match="one number a corpus"):
+        MapFeed([numbered(3)], Framing(BOTH), batch_size=1, seed=0, shares=[0.5, 0.5])
+    with pytest.raises(TrainingError, match="int was given"):
+        MapFeed([3], Framing(BOTH), batch_size=1, seed=0)
+    with pytest.raises(TrainingError, match="empty"):
+        MapFeed([[]], Framing(BOTH), batch_size=1, seed=0)
+    stream = DeepSentinelStream(root, labels=())
+    with pytest.raises(TrainingError, match='remainder="drop"'):
+        StreamFeed(stream, Framing(BOTH), batch_size=2, world_size=2)
+    with pytest.raises(TrainingError, match="do not fill a batch of 20"):
+        StreamFeed(stream, Framing(BOTH), batch_size=20, num_workers=2)
