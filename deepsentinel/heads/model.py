@@ -154,10 +154,12 @@ class Model(nn.Module, Generic[P]):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `config.json` and `model.safetensors` into a folder, which is made if need be.
 
+        The config states the sha256 of the weights, which `load_model` compares.
+
         Returns:
             The folder; `deepsentinel.load_model` opens it.
         """
-        return write_model(folder, self.config(), self.state_dict())
+        return write_model(folder, self.config(), self.state_dict(), sealed=True)
 
     def export(
         self,
@@ -287,6 +289,7 @@ def load_model(
     folder: str | Path,
     *,
     encoder: Encoder | None = None,
+    sha256: str | None = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
@@ -300,6 +303,7 @@ def load_model(
             `hf://<user>/<repo>@<revision>`.
         encoder: an encoder of the same architecture, for one that is not the library's own. Its
             weights are replaced by the stored ones.
+        sha256: that the weights must have; what the config says by default.
         revision: commit, branch or tag on the Hub; `main` if `None`.
         cache_dir: instead of the Hub's cache in `HF_HOME`.
         local_files_only: take what is in the cache and ask nobody.
@@ -339,7 +343,7 @@ def load_model(
         **{name: config[name] for name in kind.described},
         **config["options"],
     )
-    load_weights(model, read_weights(path), path)
+    load_weights(model, read_weights(path, sha256 or config.get("sha256")), path)
     return model.eval()
 
 

@@ -1,5 +1,6 @@
 """Saving and loading: the same outputs, the same names, and refusal of what does not fit."""
 
+import hashlib
 import json
 import resource
 
@@ -76,6 +77,9 @@ def test_saved_and_loaded_is_the_same(tmp_path, batch, build) -> None:
         "config.json",
         "model.safetensors",
     ]
+    stated = json.loads((tmp_path / "m" / "config.json").read_text())["sha256"]
+    data = (tmp_path / "m" / "model.safetensors").read_bytes()
+    assert stated == hashlib.sha256(data).hexdigest()
     assert type(model).from_pretrained(tmp_path / "m").options == model.options
 
 
@@ -104,8 +108,15 @@ def test_damage_is_named(tmp_path, encoder, make_encoder) -> None:
     save_file(
         {k: v for k, v in weights.items() if "classify" not in k}, tmp_path / "model.safetensors"
     )
+    with pytest.raises(WeightsError, match=r"has sha256 .* is expected"):
+        load_model(tmp_path, encoder=make_encoder())
+    unsealed = json.loads((tmp_path / "config.json").read_text())
+    pinned = unsealed.pop("sha256")
+    (tmp_path / "config.json").write_text(json.dumps(unsealed))
     with pytest.raises(WeightsError, match=r"missing \['head.classify.bias'"):
         load_model(tmp_path, encoder=make_encoder())
+    with pytest.raises(WeightsError, match=f"{pinned} is expected"):
+        load_model(tmp_path, encoder=make_encoder(), sha256=pinned)
     (tmp_path / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(WeightsError, match="cannot be read"):
         load_model(tmp_path, encoder=make_encoder())

@@ -1,5 +1,6 @@
 """Whole models on the Hub: classes, colours and the encoder's provenance survive."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,11 @@ def test_a_damaged_model_heals_and_a_private_one_needs_a_token(site: Cloud, logi
 def test_a_pickle_in_place_of_safetensors_is_refused(tmp_path: Path) -> None:
     segmenter().save_pretrained(tmp_path)
     torch.save(torch.nn.Linear(1, 1), tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="has sha256"):
+        load_model(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    del content["sha256"]  # as whoever put the pickle there would
+    (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(WeightsError, match="cannot be read"):
         load_model(tmp_path)
     FusionEncoder("resnet10t", levels=(1,)).save_pretrained(tmp_path / "e")
