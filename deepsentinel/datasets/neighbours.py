@@ -27,9 +27,10 @@ class WithNeighbours(Dataset[Sample]):
         dataset: a corpus with positions.
         within_km: greatest distance between the centres of neighbours.
         seed: decides the draws.
+        required: refuse a corpus in which no patch has a neighbour; one of several may be so.
 
     Raises:
-        SampleError: no patch has a neighbour.
+        SampleError: no patch has a neighbour, though it is required.
 
     Example:
         >>> import tempfile
@@ -45,7 +46,12 @@ class WithNeighbours(Dataset[Sample]):
     """
 
     def __init__(
-        self, dataset: DeepSentinelDataset, *, within_km: float = 5.0, seed: int = 0
+        self,
+        dataset: DeepSentinelDataset,
+        *,
+        within_km: float = 5.0,
+        seed: int = 0,
+        required: bool = True,
     ) -> None:
         self.dataset = dataset
         self.seed = seed
@@ -54,7 +60,7 @@ class WithNeighbours(Dataset[Sample]):
         # Shared memory, so that workers that outlive an epoch hear of the next one.
         self._epoch = torch.zeros(1, dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
-        if self.alone == len(dataset):
+        if required and self.alone == len(dataset):
             raise SampleError(
                 f"none of {len(dataset)} patches has another within {within_km} km. Enlarge "
                 "within_km, or train with an objective that needs no neighbours."

@@ -383,7 +383,12 @@ def _opened(config: PretrainConfig, data: Data) -> Samples | DeepSentinelStream:
     dataset = DeepSentinelDataset(data, config.split, **place)
     if config.objective != "tile2vec":
         return dataset
-    return WithNeighbours(dataset, within_km=config.neighbours_km, seed=config.seed)
+    return WithNeighbours(
+        dataset,
+        within_km=config.neighbours_km,
+        seed=config.seed,
+        required=len(config.corpora) == 1,
+    )
 
 
 def _encoder(config: PretrainConfig) -> FusionEncoder:

@@ -98,3 +98,7 @@ def test_bands_that_are_read_are_brought(root):
 def test_a_corpus_of_lonely_patches_is_refused(dataset):
     with pytest.raises(SampleError, match=r"none of 16 patches has another within 1e-06 km"):
         WithNeighbours(dataset, within_km=1e-6)
+    alone = WithNeighbours(dataset, within_km=1e-6, required=False)
+    assert alone.alone == 16
+    sample = alone[3]
+    assert sample["neighbour_s1"].equal(sample["image_s1"]), "a patch comes with itself"
