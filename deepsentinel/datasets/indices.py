@@ -7,6 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from deepsentinel import units
 from deepsentinel.bands import DEFAULT_BANDS, resolve_bands
 from deepsentinel.errors import BandError, SampleError
 from deepsentinel.sample import PatchMeta, Sample
@@ -50,7 +51,8 @@ def evi(reflectance: Tensor, bands: Sequence[str] = DEFAULT_BANDS["s2"]) -> Tens
             f"{tuple(bands)}. Name the bands that it holds."
         )
     blue, red, infrared = (reflectance[..., names.index(b), :, :] for b in EVI_BANDS)
-    return 2.5 * (infrared - red) / (infrared + 6 * red - 7.5 * blue + 1)
+    index: Tensor = units.evi(infrared, red, blue)
+    return index
 
 
 @dataclass(frozen=True)
