@@ -42,7 +42,7 @@ def finetune(
     task: Annotated[
         str | None,
         typer.Option(
-            help="segmentation (the default), classification, detection or regression.",
+            help="segmentation (the default), classification, detection, regression or matching.",
             show_default=False,
         ),
     ] = None,

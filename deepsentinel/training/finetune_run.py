@@ -3,26 +3,30 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import torch
 
 from deepsentinel.bands import SENSORS, check_sensors
+from deepsentinel.corpus.format import LabelSpec
 from deepsentinel.datasets.augment import Augment
 from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.datasets.stream import DeepSentinelStream
+from deepsentinel.errors import ConfigError
 from deepsentinel.heads.model import Model
 from deepsentinel.training.embed import Samples
 from deepsentinel.training.evaluate import evaluate_model
 from deepsentinel.training.finetune import FinetuneResult, finetune_as
-from deepsentinel.training.labels import target_statistics
+from deepsentinel.training.labels import class_weights, target_statistics
 from deepsentinel.training.options import FinetuneConfig
 from deepsentinel.training.preflight import warn_of_leak
 from deepsentinel.training.ranks import join, rank
 from deepsentinel.training.setup import model_for, pick_label
 from deepsentinel.zoo.load import load_encoder
 
-Task = Literal["segmentation", "classification", "detection", "regression"]
+Task = Literal["segmentation", "classification", "detection", "regression", "matching"]
+BALANCED: Final = "balanced"
+"""For `class_weights` of a model: those that `class_weights` counts in the train split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,7 @@ class FinetuneData:
     model: Annotated[
         dict[str, Any],
         "Arguments of the model's class, such as decoder and loss of a Segmenter, head of a "
-        "Classifier, method of a Detector.",
+        "Classifier, method of a Detector; class_weights: balanced counts the train split.",
     ] = field(default_factory=dict)
     sensors: Annotated[tuple[str, ...], "Which sensors to read."] = SENSORS
     train_split: Annotated[str, "Split that is learnt from."] = "train"
@@ -84,16 +88,17 @@ def run_config(
         DeepSentinelError: as `DeepSentinelDataset`, `load_encoder` and `finetune`.
     """
     join(run.accelerator)
-    spec = pick_label(_dataset(run, None, (), access).info, run.task, run.label)
-    train, val = (_dataset(run, s, (spec.name,), access) for s in (run.train_split, run.val_split))
-    test = run.test_split and _dataset(run, run.test_split, (spec.name,), access)
+    spec = _label(run, access)
+    labels = () if spec is None else (spec.name,)
+    train, val = (_dataset(run, s, labels, access) for s in (run.train_split, run.val_split))
+    test = run.test_split and _dataset(run, run.test_split, labels, access)
     model = _model(run, spec, train)
     if test:
         warn_of_leak(train, test, names=(run.train_split, run.test_split or ""))
     result = finetune_as(
         run,
         model,
-        _stream(run, spec.name, access) if run.stream else train,
+        _stream(run, labels, access) if run.stream else train,
         val,
         out_dir=run.out_dir,
         augment=run.augment,
@@ -118,12 +123,23 @@ def _dataset(
     )
 
 
-def _stream(run: FinetuneRun, label: str, access: Mapping[str, Any] | None) -> DeepSentinelStream:
+def _label(run: FinetuneRun, access: Mapping[str, Any] | None) -> LabelSpec | None:
+    """The label that is learnt; a matcher needs none."""
+    if run.task == "matching":
+        if run.label is not None:
+            raise ConfigError(f"label={run.label!r}: task=matching learns from no label.")
+        return None
+    return pick_label(_dataset(run, None, (), access).info, run.task, run.label)
+
+
+def _stream(
+    run: FinetuneRun, labels: tuple[str, ...], access: Mapping[str, Any] | None
+) -> DeepSentinelStream:
     return DeepSentinelStream(
         run.corpus,
         run.train_split,
         sensors=check_sensors(run.sensors),
-        labels=(label,),
+        labels=labels,
         seed=run.seed,
         remainder="pad",
         cache_dir=run.cache_dir,
@@ -131,8 +147,11 @@ def _stream(run: FinetuneRun, label: str, access: Mapping[str, Any] | None) -> D
     )
 
 
-def _model(run: FinetuneRun, spec: Any, train: Samples) -> Model[Any]:
+def _model(run: FinetuneRun, spec: LabelSpec | None, train: Samples) -> Model[Any]:
     encoder = load_encoder(run.encoder)
     mean, spread = target_statistics(train) if run.task == "regression" else (None, None)
+    options = dict(run.model)
+    if options.get("class_weights") == BALANCED and spec is not None and spec.scheme is not None:
+        options["class_weights"] = class_weights(train, len(spec.scheme))
     torch.manual_seed(run.seed)  # the head starts at random
-    return model_for(encoder, spec, target_mean=mean, target_std=spread, options=run.model)
+    return model_for(encoder, spec, target_mean=mean, target_std=spread, options=options)

@@ -54,7 +54,7 @@ def pick_label(info: CorpusInfo, task: str, name: str | None = None) -> LabelSpe
 
 def model_for(
     encoder: Encoder,
-    label: LabelSpec,
+    label: LabelSpec | None,
     *,
     decoder: str | None = None,
     target_mean: Sequence[float] | None = None,
@@ -65,7 +65,7 @@ def model_for(
 
     Args:
         encoder: any encoder.
-        label: as `pick_label` returns it.
+        label: as `pick_label` returns it; `None` gives a `Matcher`, which learns from none.
         decoder: of a `Segmenter`, and of a `Regressor` of pixels; a `Classifier` is linear, a
             `Detector` finds centre points.
         target_mean: of a `Regressor`, as `training.labels.target_statistics` finds it.
@@ -92,13 +92,16 @@ def _parameters(kind: type[Model[Any]]) -> list[str]:
     return [name for name in signature(kind).parameters if name != "self"]
 
 
-def _plan(label: LabelSpec) -> tuple[type[Model[Any]], dict[str, Any]]:
+def _plan(label: LabelSpec | None) -> tuple[type[Model[Any]], dict[str, Any]]:
     """The class of model that learns a label, and what the label says of it."""
     from deepsentinel.heads.classification import Classifier
     from deepsentinel.heads.detection import Detector
+    from deepsentinel.heads.matching import Matcher
     from deepsentinel.heads.regression import Regressor
     from deepsentinel.heads.segmentation import Segmenter
 
+    if label is None:
+        return Matcher, {}
     kinds: dict[str, type[Model[Any]]] = {
         "mask": Segmenter,
         "boxes": Detector,

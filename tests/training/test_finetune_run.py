@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from deepsentinel.cli.root import app
 from deepsentinel.datasets.augment import Augment
+from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import ConfigError, LeakWarning, SplitError
@@ -15,6 +16,7 @@ from deepsentinel.heads.model import load_model
 from deepsentinel.training.config import describe_config, read_config
 from deepsentinel.training.finetune import finetune
 from deepsentinel.training.finetune_run import FinetuneRun, run_config
+from deepsentinel.training.labels import class_weights
 from deepsentinel.training.lora import LoRA
 
 PAGE = Path(__file__).parents[2] / "docs" / "finetune.md"
@@ -108,3 +110,23 @@ def test_the_verb(place, tmp_path) -> None:
     wrong = CliRunner().invoke(app, ["finetune", "a.yaml", "b.yml"])
     assert isinstance(wrong.exception, ConfigError)
     assert "several config files" in str(wrong.exception)
+
+
+def test_a_matcher_needs_no_label(place, tmp_path) -> None:
+    sets = ("task=matching", "model={dim: 8}", "epochs=1", "lora=null", "stream=false")
+    result, scores = run_config(read(place, tmp_path, *sets), progress=False)
+    assert (result.model.task, result.metric) == ("matching", "match_accuracy")
+    assert {"recall@1", "median_rank", "match_accuracy"} <= set(scores)
+    assert load_model(tmp_path).options["dim"] == 8
+    with pytest.raises(ConfigError, match="learns from no label"):
+        run_config(read(place, tmp_path, *sets, "label=landcover"), progress=False)
+
+
+def test_balanced_weights_are_those_of_the_train_split(place, tmp_path) -> None:
+    sets = ("model={decoder: linear, class_weights: balanced}", "epochs=1", "stream=false")
+    run = read(place, tmp_path, *sets)
+    result, _ = run_config(run, progress=False)
+    train = DeepSentinelDataset(run.corpus, "train", labels=("landcover",))
+    wanted = class_weights(train, len(train.scheme("landcover")))
+    assert load_model(tmp_path).options["class_weights"] == pytest.approx(list(wanted))
+    assert result.model.head.class_weights.tolist() == pytest.approx(list(wanted))
