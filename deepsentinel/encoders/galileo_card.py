@@ -1,9 +1,17 @@
-"""What is known of Galileo's weights: band groups, statistics and card; imports no torch."""
+"""What is known of Galileo's weights: band groups, statistics and cards; imports no torch."""
+
+from dataclasses import replace
 
 from deepsentinel.encoders.card import Card, Source
 
 NANO_SHA256 = "eab6acacf527886a508a555bc24efe4b4a2cf91b162e84cd1c4a1807e942180c"
 """Of `models/nano/encoder.pt` in the Hub repository nasaharvest/galileo."""
+
+COMMIT = "f039dd5dde966a931baeda47eb680fa89b253e4e"
+"""Of that repository, with all three sizes: the one that rslearn pins too."""
+
+HEADS = {"galileo-nano": 8, "galileo-tiny": 3, "galileo-base": 12}
+"""Of the attention, which the files do not tell: `num_heads` in the authors' `config/models`."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "S1": ("VV", "VH"),
@@ -50,7 +58,7 @@ NANO = Card(
         "both": Source(
             repository="nasaharvest/galileo",
             path="models/nano/encoder.pt",
-            revision="f039dd5dde966a931baeda47eb680fa89b253e4e",  # which rslearn pins too
+            revision=COMMIT,
             sha256=NANO_SHA256,
         )
     },
@@ -75,3 +83,36 @@ NANO = Card(
     "not used. It saw Level-1C: Level-2A is darker in the visible bands.",
 )
 """Facts of the published weights."""
+
+
+def _larger(size: str, *, width: int, parameters: int, macs_per_px: float, limits: str) -> Card:
+    """The card of a larger size, whose hash is published nowhere that we know of."""
+    source = replace(NANO.sources["both"], path=f"models/{size}/encoder.pt", sha256=None)
+    return replace(
+        NANO,
+        name=f"galileo-{size}",
+        title=f"Galileo {size}",
+        sources={"both": source},
+        embed_dim=width,
+        out_channels=(width,),
+        parameters=parameters,
+        macs_per_px=macs_per_px,
+        limits=f"{limits} Otherwise as galileo-nano: give a window for scenes; B01 and B09 are not "
+        "used; it saw Level-1C.",
+    )
+
+
+TINY = _larger(
+    "tiny",
+    width=192,
+    parameters=5_488_464,
+    macs_per_px=665_856.0,
+    limits="Use this when galileo-nano is what you need and six times its cost can be paid.",
+)
+BASE = _larger(
+    "base",
+    width=768,
+    parameters=85_654_848,
+    macs_per_px=8_635_392.0,
+    limits="Use this when quality counts more than cost, on a GPU.",
+)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deepsentinel.encoders.card import Card
-from deepsentinel.encoders.galileo_card import NANO
+from deepsentinel.encoders.galileo_card import BASE, HEADS, NANO, TINY
 from deepsentinel.encoders.presto_card import CARD as PRESTO
 from deepsentinel.zoo.torchgeo_rows import TORCHGEO
 
@@ -68,18 +68,24 @@ class Row:
         return self.card.name
 
 
-def _galileo(
-    files: Mapping[str, Path], options: Mapping[str, Any], *, check: "Check", empty: "Empty"
-) -> "Pretrained":
-    from deepsentinel.encoders.galileo import GalileoEncoder
+def _galileo(card: Card) -> Row:
+    def build(
+        files: Mapping[str, Path], options: Mapping[str, Any], *, check: "Check", empty: "Empty"
+    ) -> "Pretrained":
+        from deepsentinel.encoders.galileo import GalileoEncoder
 
-    return GalileoEncoder.from_weights(
-        files["both"],
-        patch_size=options["patch_size"],
-        window=options["window"],
-        check=check,
-        empty=empty,
-    )
+        return GalileoEncoder.from_weights(
+            files["both"],
+            sha256=card.sources["both"].sha256,
+            heads=HEADS[card.name],
+            patch_size=options["patch_size"],
+            window=options["window"],
+            check=check,
+            empty=empty,
+            card=card,
+        )
+
+    return Row(card=card, build=build, options={"patch_size": 8, "window": None})
 
 
 def _presto(
@@ -98,7 +104,7 @@ ROWS: tuple[Shipped | Row, ...] = (
         folder=_WEIGHTS / "deepsentinel-nano",
         sha256="f2c1c8972013efec9b7dfb7bfbe9107a65614acdae986a5bae838ee4c9892f1e",
     ),
-    Row(card=NANO, build=_galileo, options={"patch_size": 8, "window": None}),
+    *(_galileo(card) for card in (NANO, TINY, BASE)),
     Row(card=PRESTO, build=_presto, options={"stride": 1}),
     *(Row(card=row.card, build=row.build, options=row.options) for row in TORCHGEO),
 )

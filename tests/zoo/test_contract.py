@@ -20,7 +20,7 @@ from deepsentinel.errors import NothingObservedError, UnitsError, WeightsError
 from deepsentinel.features import Features
 from deepsentinel.zoo import load
 from deepsentinel.zoo.rows import ROWS
-from tests.zoo.twins import PUBLIC, small, write_files
+from tests.zoo.twins import PUBLIC, galileo_twin, small, write_files
 
 NAN = float("nan")
 SIDE = 24
@@ -28,6 +28,7 @@ PUBLISHED = {
     NANO.name: Path("galileo-nano", "encoder.pt"),
     PRESTO.name: Path("presto", "default_model.pt"),
 }
+LARGER = {"galileo-tiny": {"width": 96, "depth": 2}, "galileo-base": {"width": 192, "depth": 2}}
 ALL = [row.name for row in ROWS]
 
 
@@ -36,6 +37,10 @@ def opened(name: str, request: pytest.FixtureRequest, folder: Path) -> Pretraine
     if name in PUBLISHED:
         data: Path = request.getfixturevalue("shared_data")
         return load_encoder(name, weights=data / "weights" / PUBLISHED[name])
+    if name in LARGER:
+        data = request.getfixturevalue("shared_data")
+        nano = data / "weights" / PUBLISHED[NANO.name]
+        return load_encoder(name, weights=galileo_twin(nano, folder / "encoder.pt", **LARGER[name]))
     if name not in PUBLIC:
         return load_encoder(name)
     row, files = write_files(small(PUBLIC[name]), folder)

@@ -50,6 +50,27 @@ def write_files(row: PublicRow, folder: Path) -> tuple[Row, dict[str, Path]]:
     return Row(card=card, build=build, options=row.options), files
 
 
+def galileo_twin(published: Path, file: Path, *, width: int, depth: int) -> Path:
+    """A file of random tensors with the names of a published one, for another width and depth."""
+    torch.manual_seed(2)
+    state = torch.load(published, map_location="cpu", weights_only=True)
+    base = len(state["norm.weight"])
+    sizes = {base: width, 4 * base: 4 * width, base // 4: width // 4}
+    blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.startswith("blocks.") and name.split(".")[1] != "0":
+            continue
+        shape = [sizes.get(n, n) for n in tensor.shape]
+        repeated = range(depth) if name.startswith("blocks.") else range(1)
+        for k in repeated:
+            noise = 0.3 * torch.randn(shape) / max(1, shape[-1]) ** 0.5
+            found[name.replace("blocks.0.", f"blocks.{k}.")] = noise.to(tensor.dtype)
+    assert len(blocks) > 1
+    torch.save(found, file)
+    return file
+
+
 def _networks(encoder: nn.Module) -> dict[str, nn.Module]:
     if hasattr(encoder, "net"):
         return {"both": encoder.net}
