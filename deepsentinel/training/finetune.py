@@ -145,8 +145,8 @@ def finetune(
         tensorboard: write the history for TensorBoard, into the folder `tensorboard`.
         num_workers: worker processes that read; 0 reads in this one.
         accelerator: as Lightning's `Trainer` takes it: `"auto"`, `"cpu"`, `"gpu"`.
-        precision: `"auto"` is bfloat16 where a GPU has it, else float32; `"32-true"`,
-            `"bf16-mixed"`, `"16-mixed"`.
+        precision: `"32-true"`, `"bf16-mixed"`, or `"auto"`: bfloat16 where a GPU has it, else
+            float32.
         deterministic: use deterministic algorithms only; `False` may be faster on a GPU, and is
             needed for encoders with layers that have none.
 
@@ -329,7 +329,11 @@ def _precision(config: FinetuneConfig) -> Precision:
     if config.precision != "auto":
         return config.precision
     cuda = config.accelerator != "cpu" and torch.cuda.is_available()
-    return "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
+    return (
+        "bf16-mixed"
+        if cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+        else "32-true"
+    )
 
 
 def _loggers(logger: Any, folder: Path, *, tensorboard: bool) -> list[Any]:

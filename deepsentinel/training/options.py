@@ -7,7 +7,7 @@ from deepsentinel.errors import ConfigError
 from deepsentinel.training.config import plain
 from deepsentinel.training.lora import LoRA
 
-Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,8 +30,13 @@ Samples = Dataset[Sample] | list[Sample]
 SCANNED: Final = 2000
 """Patches of a local corpus whose labels are looked at, evenly spread; of a remote one, 50."""
 
-_TARGETS: Final = {"segmentation": "mask", "classification": "label", "detection": "label"}
-"""Key of the sample that holds class ids, by task."""
+_TARGETS: Final = {
+    "segmentation": "mask",
+    "classification": "label",
+    "detection": "label",
+    "regression": "target",
+}
+"""Key of the sample that holds what is learnt, by task."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +217,9 @@ def _check_labels(model: Model[Any], patches: Patches, name: str) -> None:
         if key not in sample:
             return  # the look at whole samples says so
         ids = sample[key]
+        if ids.is_floating_point():
+            labelled += int(ids.isfinite().sum())
+            continue
         labelled += int((ids != IGNORE_INDEX).sum())
         if ids.numel() and not IGNORE_INDEX <= int(ids.min()) <= int(ids.max()) < model.num_classes:
             wrong = [i for i in ids.unique().tolist() if not IGNORE_INDEX <= i < model.num_classes]
@@ -224,7 +232,8 @@ def _check_labels(model: Model[Any], patches: Patches, name: str) -> None:
     if not labelled and model.task != "detection":
         raise TrainingError(
             f"nothing is labelled in {name}: every {key} of the {count} patches that were looked at "
-            "is -1. Look at the split with `deepsentinel stats`, or take other labels=...."
+            f"is {'NaN' if key == 'target' else -1}. Look at the split with `deepsentinel stats`, or "
+            "take other labels=...."
         )
 
 

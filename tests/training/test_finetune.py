@@ -46,6 +46,8 @@ def same(a: dict, b: dict) -> bool:
 # 10 samples, 4 epochs: the fingerprint reads 2, each epoch 10. Files written: metrics.csv and
 # last.ckpt before the first epoch; then the best model's two, where it is better, and these two.
 MOMENTS = ("before:2", "read:5", "torn:4", "torn:6", "read:27", "before:9")
+OTHERS = ("lora,read:27", "stream,before:9")
+WHOLE = ("none:0", "lora,none:0", "stream,none:0")
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +55,21 @@ def killed(tmp_path_factory) -> Path:
     """Folder with one run that was left in peace, "none:0", and one killed at each moment."""
     folder = tmp_path_factory.mktemp("killed")
     printed = subprocess.run(
-        [sys.executable, SCRIPT, folder, "none:0", *MOMENTS],
+        [sys.executable, SCRIPT, folder, *WHOLE, *MOMENTS, *OTHERS],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    died = [f"{moment} {-signal.SIGKILL} 0" for moment in MOMENTS]
-    assert printed.splitlines() == ["none:0 0 0", *died]
+    died = [f"{moment} {-signal.SIGKILL} 0" for moment in (*MOMENTS, *OTHERS)]
+    assert printed.splitlines() == [*(f"{moment} 0 0" for moment in WHOLE), *died]
     return folder
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", [*MOMENTS, *OTHERS])
 def test_killed_and_repeated_ends_as_if_undisturbed(killed, moment) -> None:
-    out, undisturbed = killed / moment, killed / "none:0"
+    way, comma, _ = moment.rpartition(",")
+    out, undisturbed = killed / moment, killed / f"{way}{comma}none:0"
     ours, theirs = (torch.load(o / "last.ckpt", weights_only=True) for o in (out, undisturbed))
     assert ours["history"] == theirs["history"]
     assert len(ours["history"]) == 4
