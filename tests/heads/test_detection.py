@@ -8,6 +8,7 @@ from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.rpn import AnchorGenerator
 
 from deepsentinel import FusionEncoder, load_model
+from deepsentinel.encoders.galileo import GalileoEncoder
 from deepsentinel.errors import (
     ExportError,
     LabelError,
@@ -329,3 +330,17 @@ def test_what_does_not_fit_is_refused(make_encoder, batch, tmp_path):
 def test_a_prediction_moves_as_one(make_encoder, batch):
     found = Detector(make_encoder(), 2, score_threshold=0.0).predict(batch).to("meta")
     assert {t.device.type for t in (*found.boxes, *found.scores, *found.labels)} == {"meta"}
+
+
+@pytest.mark.parametrize("kind", ["vit", "galileo"])
+def test_encoders_of_one_coarse_map_join(kind):
+    if kind == "vit":
+        encoder = FusionEncoder("vit_tiny_patch16_224", levels=(11,))
+    else:
+        encoder = GalileoEncoder(width=32, depth=1, heads=2)
+    assert len(encoder.strides) == 1
+    model = Detector(encoder, 2, channels=32)
+    given = planted([[(4, 4, 9, 8)], []], [[1], []], (48, 40))
+    model.loss(given)["loss"].backward()
+    assert all(p.grad is not None for p in model.head.parameters())
+    assert len(model.predict(given).boxes) == 2
