@@ -6,8 +6,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from deepsentinel.errors import ShapeError
 from deepsentinel.training.conditions import Condition
 from deepsentinel.training.embed import Samples
 from deepsentinel.training.folds import Budget, Fold, given_fold, spatial_folds
@@ -74,6 +75,10 @@ class Bench:
         units: what is classified in them.
         protocol: how.
         splits: split of each patch, for `folds=None`.
+        blocks: (P,) which patches lie together, instead of squares of `protocol.block_km`.
+
+    Raises:
+        ShapeError: `blocks` are not one a patch.
     """
 
     def __init__(
@@ -83,12 +88,18 @@ class Bench:
         protocol: Protocol,
         *,
         splits: Sequence[str] | None = None,
+        blocks: ArrayLike | None = None,
     ) -> None:
         self.dataset = dataset
         self.units = units
         self.protocol = protocol
         self.splits = splits
-        self.blocks = units.blocks(protocol.block_km)
+        self.given = blocks is not None
+        self.blocks = units.blocks(protocol.block_km) if blocks is None else _numbered(blocks)
+        if len(self.blocks) != units.patches:
+            raise ShapeError(
+                f"{len(self.blocks)} blocks for {units.patches} patches; give one each."
+            )
         self._vectors: dict[tuple[str, int, Condition], Vectors] = {}
         self._folds: dict[int, tuple[Fold, ...]] = {}
 
@@ -269,6 +280,10 @@ def merged(rows: Sequence[Row], weights: Floats) -> Row:
         trained=_mean([r.trained for r in rows]),
         chosen=tuple(c for r in rows for c in r.chosen),
     )
+
+
+def _numbered(blocks: ArrayLike) -> NDArray[np.intp]:
+    return np.unique(np.asarray(blocks), return_inverse=True)[1].reshape(-1)
 
 
 def _mean(values: Sequence[float]) -> float:

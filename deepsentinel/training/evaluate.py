@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from deepsentinel import __version__
 from deepsentinel.bands import SENSORS, check_sensors
 from deepsentinel.corpus.format import CorpusInfo, LabelSpec
@@ -63,6 +65,7 @@ def evaluate(
     protocol: Protocol | None = None,
     *,
     class_names: Sequence[str] | None = None,
+    blocks: ArrayLike | None = None,
     out_dir: str | Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -78,6 +81,8 @@ def evaluate(
             map-style dataset of samples with `label` or `mask`.
         protocol: what is measured and how; few-shot curves of kNN and a linear probe if `None`.
         class_names: of labels in samples that are not a corpus's; numbers if `None`.
+        blocks: (N,) a number or name a patch: those of one never train and test together. Squares
+            of `protocol.block_km` if `None`; places, scenes or parcels where they are known.
         out_dir: where to write `report.html`, JSON, CSV and pictures; `None` writes nothing.
         say: called with one line a score.
 
@@ -106,7 +111,7 @@ def evaluate(
     dataset, units, facts = _material(data, protocol, class_names)
     units = units.occurring(protocol.least_units)
     splits = _splits(dataset) if protocol.folds is None else None
-    bench = Bench(dataset, units, protocol, splits=splits)
+    bench = Bench(dataset, units, protocol, splits=splits, blocks=blocks)
     who = subjects(encoders, twins=min(protocol.random_twins, protocol.seeds))
     rows = _rows(bench, who, tell)
     facts |= {

@@ -17,6 +17,7 @@ from deepsentinel.training.matrix import (
     is_real,
 )
 from deepsentinel.training.metrics import HEADLINES, MEANINGS
+from deepsentinel.training.protocol import Protocol
 from deepsentinel.training.report import Picture, Report, Table
 from deepsentinel.training.subjects import BAND_STATISTICS, RANDOM, Subject
 
@@ -56,7 +57,7 @@ def evaluation_report(
         facts=dict(facts),
         tables=tuple(t for t in tables if t.rows),
         pictures=(*pictures, *((_fold_map(bench),) if located else ())),
-        notes=_notes(bench, parts, fused, located=located),
+        notes=_notes(bench, parts, fused),
     )
 
 
@@ -285,26 +286,23 @@ def _fold_map(bench: Bench) -> Picture:
 
 
 def _notes(
-    bench: Bench,
-    parts: Mapping[str, Sequence[Row]],
-    fused: Sequence[Comparison],
-    *,
-    located: bool,
+    bench: Bench, parts: Mapping[str, Sequence[Row]], fused: Sequence[Comparison]
 ) -> tuple[str, ...]:
     protocol = bench.protocol
     tested = np.unique(np.concatenate([f.test for f in bench.folds(protocol.seed)]))
     blocks = len(np.unique(bench.blocks[tested]))
-    unit = "patch" if protocol.block_km is None else f"block of {protocol.block_km:g} km"
+    alone = protocol.block_km is None and not bench.given
+    unit = "a patch" if alone else "as the caller gave them" if bench.given else _squares(protocol)
     found = [
         "Neighbours, penalties and epochs were chosen on validation blocks, never on test blocks. "
         "Validation labels do not count as labels to learn from.",
         f"Intervals are 95 % percentiles of {protocol.replicates} draws of {blocks} test blocks "
-        f"(each {unit}) and of {protocol.seeds} seeds; all rows share the draws, so that "
+        f"({unit}) and of {protocol.seeds} seeds; all rows share the draws, so that "
         "differences are paired. Claim nothing inside them.",
     ]
     if blocks < FEW_BLOCKS:
         found.append(f"Only {blocks} blocks were tested: the intervals are rough at best.")
-    if protocol.block_km is None or not located:
+    if alone:
         found.append(
             "Positions were not used: neighbouring patches may be in train and test, which "
             "flatters every row."
@@ -330,6 +328,10 @@ def _notes(
     return tuple(found)
 
 
+def _squares(protocol: Protocol) -> str:
+    return f"squares of {protocol.block_km:g} km"
+
+
 def _matrix_notes(bench: Bench, fused: Sequence[Comparison]) -> list[str]:
     clouds = (
         "Clouds of the matrix are the gaps of the corpus itself: each column holds other patches."
@@ -340,6 +342,8 @@ def _matrix_notes(bench: Bench, fused: Sequence[Comparison]) -> list[str]:
     answer = (
         f"Fusion is below a single sensor outside the paired interval here: {'; '.join(below)}."
         if below
-        else "Fusion is nowhere below the better single sensor outside the paired interval."
+        else "Fusion is nowhere below either single sensor outside the paired interval."
     )
-    return [clouds, answer]
+    room = min((c.difference.low for c in fused), default=0.0)
+    widest = f"The intervals leave room for differences down to {room:+.3f}."
+    return [clouds, f"{answer} {widest}"]

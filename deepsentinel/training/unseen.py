@@ -69,7 +69,7 @@ def _seed_rows(bench: Bench, who: Sequence[Subject], condition: Condition, seed:
     protocol = replace(bench.protocol, folds=None, seeds=1, seed=seed)
     splits = _split_names(fold, bench.units.patches)
     taught_on, asked = (
-        Bench(bench.dataset, bench.units.only(some), protocol, splits=splits)
+        Bench(bench.dataset, bench.units.only(some), protocol, splits=splits, blocks=bench.blocks)
         for some in (seen, unseen)
     )
     budgets = [Budget("shots", n) for n in protocol.shots] or list(protocol.budgets)
