@@ -15,12 +15,10 @@ from deepsentinel.training.protocol import Protocol
 
 PATCHES = 160
 SIZE = 64
-MATRIX = Protocol(
-    parts=("matrix",), task="segmentation", seeds=2, random_twins=1, folds=4, pixels=6
-)
 PROTOCOLS = {
-    "matrix": MATRIX,
-    "matrix-tuned": replace(MATRIX, matrix_method="finetune", seeds=1, folds=3, steps=150, lr=3e-3),
+    "matrix": Protocol(
+        parts=("matrix",), task="segmentation", seeds=2, random_twins=1, folds=4, pixels=6
+    ),
     "unseen": Protocol(
         parts=("unseen",), seeds=3, random_twins=3, shots=(1, 5), steps=80, least_units=6
     ),
