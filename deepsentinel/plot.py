@@ -130,6 +130,30 @@ def mask_image(mask: NDArray[Any], scheme: Scheme) -> RGBImage:
     return np.asarray(palette[ids], dtype=np.uint8)
 
 
+def value_image(values: NDArray[Any], limits: tuple[float, float] | None = None) -> RGBImage:
+    """A quantity in colours from dark blue over green to yellow; what is not known is white.
+
+    Args:
+        values: (H, W), NaN = not known.
+        limits: values at both ends of the colours; the least and greatest known one if `None`.
+
+    Example:
+        >>> value_image(np.array([[0.0, 1.0, np.nan]]))[0].tolist()
+        [[68, 1, 84], [253, 231, 37], [255, 255, 255]]
+    """
+    from matplotlib import colormaps
+
+    known = np.isfinite(values)
+    if limits is None:
+        limits = (float(values[known].min()), float(values[known].max())) if known.any() else (0, 1)
+    low, high = limits
+    scaled = (np.where(known, values, low) - low) / max(high - low, 1e-6)
+    colours = colormaps["viridis"](np.clip(scaled, 0, 1))[..., :3]
+    picture = np.rint(255 * colours).astype(np.uint8)
+    picture[~known] = UNOBSERVED
+    return np.asarray(picture)
+
+
 def patch_figure(
     panels: Mapping[str, RGBImage],
     *,

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 
 from deepsentinel import plot
 from deepsentinel.errors import BandError, LabelError, SampleError
@@ -66,6 +67,21 @@ def test_mask_image():
     assert np.array_equal(picture[1:], worldcover.palette)
     with pytest.raises(LabelError, match="ids 0 to 99"):
         plot.mask_image(np.array([[0, 99]]), worldcover)
+
+
+def test_value_image(rng):
+    values = rng.normal(size=(4, 5)) * 3 + 300
+    values[1, 2] = np.nan
+    picture = plot.value_image(values)
+    assert picture[1, 2].tolist() == list(plot.UNOBSERVED)
+    low, high = np.nanmin(values), np.nanmax(values)
+    wanted = colormaps["viridis"]((values[0] - low) / (high - low), bytes=True)[:, :3]
+    assert np.abs(picture[0].astype(int) - wanted.astype(int)).max() <= 1
+    beyond = plot.value_image(np.array([[0.0, 1.0, 2.0, 3.0]]), (1.0, 2.0))[0]
+    assert (beyond[0] == beyond[1]).all()
+    assert (beyond[2] == beyond[3]).all()
+    assert (plot.value_image(np.full((2, 2), np.nan)) == 255).all()
+    assert len(np.unique(plot.value_image(np.full((2, 2), 7.0)).reshape(-1, 3), axis=0)) == 1
 
 
 def test_patch_figure(tmp_path):

@@ -14,7 +14,7 @@ from torchgeo.datasets import NonGeoDataset
 
 from deepsentinel import plot
 from deepsentinel.bands import SENSORS, Sensor
-from deepsentinel.corpus.format import CorpusInfo
+from deepsentinel.corpus.format import CorpusInfo, LabelSpec
 from deepsentinel.corpus.protocol import PatchSource
 from deepsentinel.corpus.read import open_corpus
 from deepsentinel.corpus.transfer import complete
@@ -191,7 +191,7 @@ class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is u
         show_titles: bool = True,  # noqa: FBT001, FBT002 - torchgeo's signature
         suptitle: str | None = None,
     ) -> Figure:
-        """Picture of a sample: true colour, SAR composite, mask with legend, prediction, boxes.
+        """Picture of a sample: true colour, SAR composite, mask with legend, target, boxes.
 
         Args:
             sample: as `self[i]` returns it; a `prediction` is shown too, (H, W) beside `mask` or
@@ -205,7 +205,9 @@ class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is u
         """
         meta: PatchMeta = sample["meta"]
         arrays = {k: v.detach().cpu().numpy() for k, v in sample.items() if isinstance(v, Tensor)}
-        panels = _image_panels(arrays, meta)
+        panels = _image_panels(arrays, meta) | _target_panels(
+            arrays.get("target"), self.request.labels
+        )
         masks = {k: v for k, v in arrays.items() if k in {"mask", "prediction"}}
         scheme = self._plot_scheme("mask") if masks else None
         if scheme is not None:
@@ -274,3 +276,15 @@ def _image_panels(arrays: Mapping[str, NDArray[Any]], meta: PatchMeta) -> dict[s
     if "image_s1" in arrays:
         panels["Sentinel-1"] = plot.sar_composite(arrays["image_s1"], meta.bands_s1)
     return panels
+
+
+def _target_panels(
+    target: NDArray[Any] | None, labels: Sequence[LabelSpec]
+) -> dict[str, plot.RGBImage]:
+    """A picture of each quantity of pixels, under its name where the corpus says it."""
+    if target is None or target.ndim != 3:
+        return {}
+    stored = [s.channels for s in labels if s.kind == "target"]
+    unnamed = tuple(f"target {i}" if len(target) > 1 else "target" for i in range(len(target)))
+    names = stored[0] if stored and len(stored[0]) == len(target) else unnamed
+    return {name: plot.value_image(t) for name, t in zip(names, target, strict=True)}

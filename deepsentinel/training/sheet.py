@@ -201,20 +201,10 @@ def _describe_values(target: Tensor, values: Tensor) -> tuple[dict[str, plot.RGB
     known = target[0][target[0].isfinite()]
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     panels = {
-        "target": _quantity(target[0], low, high),
-        "prediction": _quantity(values[0], low, high),
+        "target": plot.value_image(target[0].numpy(), (low, high)),
+        "prediction": plot.value_image(values[0].numpy(), (low, high)),
     }
     return panels, [*words, f"colours {low:.3g} to {high:.3g}"]
-
-
-def _quantity(values: Tensor, low: float, high: float) -> plot.RGBImage:
-    """(H, W) values in colours; NaN is white."""
-    from matplotlib import colormaps
-
-    scaled = ((values - low) / max(high - low, 1e-6)).clamp(0, 1).nan_to_num(0).numpy()
-    picture = (colormaps["viridis"](scaled)[..., :3] * 255).round().astype(np.uint8)
-    picture[~values.isfinite().numpy()] = plot.UNOBSERVED
-    return np.asarray(picture)
 
 
 def _numbers(values: Tensor) -> str:

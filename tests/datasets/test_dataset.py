@@ -17,6 +17,7 @@ from deepsentinel.corpus.read import Corpus
 from deepsentinel.corpus.write import CorpusWriter
 from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.datasets.errors import CorpusDatasetNotFoundError
+from deepsentinel.datasets.indices import EviTarget
 from deepsentinel.datasets.synthetic import LANDCOVER
 from deepsentinel.datasets.transforms import Compose, RandomFlip
 from deepsentinel.errors import (
@@ -366,6 +367,9 @@ def test_plot(synthetic_root, ragged_root):
     predicted = dataset.plot({**sample, "prediction": sample["mask"]}, False, "mine")
     assert [a.get_title() for a in predicted.axes] == [""] * 4
     assert predicted.get_suptitle() == "mine"
+    index = EviTarget(keep_s2=True)(sample)
+    titles = [a.get_title() for a in dataset.plot(index).axes]
+    assert titles == ["Sentinel-2", "Sentinel-1", "target", "mask"]
     boxes = DeepSentinelDataset(ragged_root, labels=("things",))
     assert len(boxes.plot(boxes[0]).axes[0].lines) == 1
     no_colour = DeepSentinelDataset(synthetic_root, bands=("B04", "B08"))
