@@ -128,8 +128,11 @@ def finetune(
         return
     say(str(result))
     if scores is not None:
-        title = f"On the {run.test_split} split"
-        out.print(rows_table(title, ("score", "value"), list(scores.items())))
+        by_class = scores.get("per_class") or {}
+        single = [(k, v) for k, v in scores.items() if not isinstance(v, dict)]
+        out.print(rows_table(f"On the {run.test_split} split", ("score", "value"), single))
+        if by_class:
+            out.print(rows_table("By class", ("class", "score"), list(by_class.items())))
 
 
 def _sources(given: list[str]) -> tuple[str | None, str | None]:

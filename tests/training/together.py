@@ -63,7 +63,7 @@ def run(name: str, out_dir: Path, *, dying: bool) -> None:
     # Heads are drawn differently by each process and each call: the first one's is taken.
     seed = rank + 2 * (out_dir / "last.ckpt").exists()
     kind = name.partition("-")[0]
-    options = {"epochs": 3, "batch_size": 4, "lr": 1e-2, "progress": False, "accelerator": "cpu"}
+    options = {"epochs": 2, "batch_size": 4, "lr": 1e-2, "progress": False, "accelerator": "cpu"}
     options |= {"report": kind == "plain"}
     train, val = tools.make_samples(10), tools.make_samples(4, seed=1)
     model = tools.make_model("linear", seed=seed)
