@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from deepsentinel.encoders.export import Format
 from deepsentinel.errors import ExportError, ShapeError, UnknownNameError, nearest
@@ -57,7 +56,8 @@ class Pyramid(nn.Module):
         """Maps of the same sizes, finest first; each is twice as large as the next."""
         sums = list(maps[-1:])
         for finer in reversed(maps[:-1]):
-            sums.insert(0, finer + F.interpolate(sums[0], scale_factor=2.0, mode="nearest"))
+            doubled = sums[0].repeat_interleave(2, -2).repeat_interleave(2, -1)
+            sums.insert(0, finer + doubled)
         return [smooth(m) for smooth, m in zip(self.smooth, sums, strict=False)]
 
 
