@@ -64,12 +64,13 @@ def moments(channels: Sequence[Tensor], *, area: int) -> Tensor:
 
 
 def _moments(channels: Tensor, area: int) -> Tensor:
-    values, seen = channels.chunk(2, dim=1)
-    count = seen.sum(dim=(2, 3))
+    pixels = channels.flatten(2)
+    total, count = pixels.sum(dim=2).chunk(2, dim=1)
+    values = pixels.chunk(2, dim=1)[0]
+    squares = torch.einsum("bcn,bcn->bc", values, values)
     least = count.clamp_min(1)
-    mean = values.sum(dim=(2, 3)) / least
-    apart = (values - mean[:, :, None, None]) * seen
-    variance = apart.square().sum(dim=(2, 3)) / least
+    mean = total / least
+    variance = squares / least - mean.square()  # one pass: a second one costs as much as a layer
     spread = variance.clamp_min(_TINY).sqrt() * (count > 0)  # the root of 0 has no slope
     return torch.cat((mean, spread, count / area), dim=1)
 
