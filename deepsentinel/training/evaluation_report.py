@@ -297,7 +297,7 @@ def _notes(
         "Neighbours, penalties and epochs were chosen on validation blocks, never on test blocks. "
         "Validation labels do not count as labels to learn from.",
         f"Intervals are 95 % percentiles of {protocol.replicates} draws of {blocks} test blocks "
-        f"({unit}) and of {protocol.seeds} seeds; all rows share the draws, so that "
+        f"({unit}) and of seeds ({protocol.seeds}); all rows share the draws, so that "
         "differences are paired. Claim nothing inside them.",
     ]
     if blocks < FEW_BLOCKS:
