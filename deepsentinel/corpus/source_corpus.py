@@ -141,7 +141,9 @@ class SourceCorpus:
         rasters: Sequence[str] = (),
     ) -> PatchPixels:
         """Codes of one patch; arguments, result and errors as of `Corpus.read`."""
-        wanted = self._static.sensors if sensors is None else check_sensors(sensors)
+        wanted: Sequence[Sensor] = self._static.sensors
+        if sensors is not None:  # none at all reads rasters alone
+            wanted = check_sensors(sensors) if len(sensors) else ()
         for sensor in (*wanted, *(bands or {})):
             self._check(sensor, self._static.sensors)
         for name in rasters:

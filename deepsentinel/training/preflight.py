@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from deepsentinel.corpus.read import Corpus
 from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.datasets.request import LABEL_KEYS
 from deepsentinel.datasets.samples import SampleReader
@@ -28,7 +29,8 @@ Samples = Dataset[Sample] | list[Sample]
 """A map-style dataset of samples, or a list of them."""
 
 SCANNED: Final = 2000
-"""Patches of a local corpus whose labels are looked at, evenly spread; of a remote one, 50."""
+"""Patches of a local corpus whose labels are looked at, evenly spread; of a remote one, or of a
+folder in the original layout, which stores no label apart, 50."""
 
 _TARGETS: Final = {
     "segmentation": "mask",
@@ -208,7 +210,8 @@ def _check_labels(model: Model[Any], patches: Patches, name: str) -> None:
     if key is None or getattr(model, "multilabel", False) or not dataset.request.labels:
         return
     reader = SampleReader(dataset.corpus, replace(dataset.request, bands={}, hide_clouds=False))
-    most = SCANNED if is_local(dataset.corpus.url) else SCANNED // 40
+    fast = isinstance(dataset.corpus, Corpus) and is_local(dataset.corpus.url)
+    most = SCANNED if fast else SCANNED // 40
     count = min(most, len(patches.places))
     chosen = patches.places[np.linspace(0, len(patches.places) - 1, count).astype(int)]
     labelled = 0

@@ -214,6 +214,10 @@ def test_opened_as_it_is_it_reads_what_converting_stores(tmp_path, rng):
         assert set(ours) == set(theirs)
         for name, values in theirs.items():
             np.testing.assert_array_equal(ours[name], values)
+        alone, stored_alone = (
+            c.read_physical(i, sensors=(), rasters=("corine",)) for c in (direct, stored)
+        )
+        assert set(alone) == set(stored_alone) == set(ours) - {"s1", "s2"}
     for split in (None, *stored.info.splits):
         np.testing.assert_array_equal(direct.rows(split), stored.rows(split))
 
