@@ -106,6 +106,7 @@ class Backbone(nn.Module):
             arguments["out_indices"] = levels
         self.name = name
         self.net = _create(name, in_channels, pretrained, arguments)
+        _wake(self.net)
         self.channels: tuple[int, ...] = tuple(self.net.feature_info.channels())
         self.strides: tuple[int, ...] = tuple(self.net.feature_info.reduction())
         self.divisor = lcm(*self.strides)
@@ -160,6 +161,22 @@ def _hasten(net: nn.Module) -> None:
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
             layer.dilation = (2, 2)
+
+
+@torch.no_grad()
+def _wake(net: nn.Module) -> None:
+    """Give the first convolution a small bias where it has one of 0.
+
+    Where nothing was observed its input is 0, and so would be its output: the LayerNorm behind it,
+    as in ConvNeXt and Swin, then divides by the root of its epsilon, and gradients of a hundred
+    thousand times the usual size drown all others in the first steps. Always the same numbers, so
+    that seeds mean what they meant.
+    """
+    first = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is None or first.bias is None or bool(first.bias.any()):
+        return
+    noise = torch.randn(len(first.bias), generator=torch.Generator().manual_seed(0))
+    first.bias.copy_(0.02 * noise)
 
 
 def _create(name: str, in_channels: int, pretrained: bool, arguments: dict[str, Any]) -> Any:  # noqa: FBT001

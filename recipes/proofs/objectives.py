@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--corpora", type=Path, help="folder of the corpora (default: OUT/corpora)")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=list(OBJECTIVES), choices=OBJECTIVES)
     args = parser.parse_args()
@@ -136,7 +137,7 @@ def trained(name: str, roots: dict[str, Path], scored: Scored, args: argparse.Na
         objective_options=options,
         encoder=encoder,
         shares=[share for _, share, _, _ in SOURCES.values()],
-        crop=64,
+        crop=args.crop,
         steps=args.steps,
         batch_size=args.batch,
         seed=args.seed,
@@ -185,7 +186,8 @@ def write(rows: list[Row], args: argparse.Namespace) -> None:
         name="objectives",
         columns=columns,
         rows=tuple(tuple(row.get(c, "") for c in columns) for row in rows),
-        note=f"{args.steps} steps of {args.batch} crops of 64 px, seed {args.seed}; {SPLITS} splits.",
+        note=f"{args.steps} steps of {args.batch} crops of {args.crop} px, seed {args.seed}; "
+        f"{SPLITS} splits.",
     )
     report = Report(title="What each objective gives on the same budget", tables=(table,))
     print("\n" + report.text(), flush=True)
