@@ -95,35 +95,3 @@ class Conditioned(Dataset[Sample]):
         share = self.condition.cloud
         generator = np.random.default_rng([self.seed, patch, round(1000 * share)])
         return torch.from_numpy(cloud_field(height, width, share, generator))
-
-
-class Chosen(Dataset[Sample]):
-    """Some patches of a dataset, in the given order, with other labels if they are given.
-
-    Example:
-        >>> Chosen([{"label": 0}, {"label": 1}], [1])[0]
-        {'label': 1}
-    """
-
-    def __init__(
-        self,
-        dataset: Samples,
-        indices: Sequence[int],
-        labels: Sequence[Any] | None = None,
-        *,
-        key: str = "label",
-    ) -> None:
-        self.dataset = dataset
-        self.indices = [int(i) for i in indices]
-        self.labels = labels
-        self.key = key
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        """The sample."""
-        sample = self.dataset[self.indices[index]]
-        if self.labels is None:
-            return sample
-        return {**sample, self.key: torch.as_tensor(self.labels[index])}

@@ -108,7 +108,13 @@ def confusion_scores(matrix: Floats) -> dict[str, Floats]:
     return {"accuracy": accuracy, "macro_f1": _mean(f1), "miou": _mean(iou)}
 
 
-def average_precisions(scores: NDArray[Any], target: NDArray[Any], weights: Floats) -> Floats:
+def average_precisions(
+    scores: NDArray[Any],
+    target: NDArray[Any],
+    weights: Floats,
+    *,
+    columns: NDArray[np.intp] | None = None,
+) -> Floats:
     """Average precision under each row of weights; NaN where no positive has weight.
 
     Equal scores count as one threshold, as in torchmetrics and scikit-learn.
@@ -116,7 +122,8 @@ def average_precisions(scores: NDArray[Any], target: NDArray[Any], weights: Floa
     Args:
         scores: (N,).
         target: (N,) of 0 and 1.
-        weights: (B, N), how often each entry counts.
+        weights: (B, M), how often each entry, or each block of entries, counts.
+        columns: (N,) where in `weights` each entry stands; entry i at i if `None`.
 
     Example:
         >>> average_precisions(np.array([0.9, 0.8, 0.1]), np.array([1, 0, 1]), np.ones((1, 3)))
@@ -126,10 +133,11 @@ def average_precisions(scores: NDArray[Any], target: NDArray[Any], weights: Floa
     ranked = scores[order]
     ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
     positive = (target[order] == 1).astype(np.float64)
+    places = order if columns is None else columns[order]
     step = max(1, _CHUNK // max(1, len(order)))
     parts = []
     for start in range(0, len(weights), step):
-        drawn = weights[start : start + step][:, order]
+        drawn = weights[start : start + step][:, places]
         hits = np.cumsum(drawn * positive, axis=1)[:, ends]
         seen = np.cumsum(drawn, axis=1)[:, ends]
         gained = np.diff(hits, axis=1, prepend=0.0)

@@ -118,7 +118,7 @@ def replicated(
         array([0.5, 1. ])
     """
     if kind == "multi":
-        return _multi_replicates(probabilities, target, weights[:, blocks])
+        return _multi_replicates(probabilities, target, blocks, weights)
     known = target != IGNORE_INDEX
     matrices = confusions(
         probabilities[known].argmax(axis=1),
@@ -239,16 +239,14 @@ def _balanced_log_loss(p: Tensor, t: Tensor) -> float:
 
 
 def _multi_replicates(
-    probabilities: NDArray[Any], target: NDArray[Any], weights: Floats
+    probabilities: NDArray[Any], target: NDArray[Any], blocks: NDArray[Any], weights: Floats
 ) -> dict[str, Floats]:
     known = target != IGNORE_INDEX
-    unit = np.broadcast_to(np.arange(len(target))[:, None], target.shape)
-    micro = average_precisions(probabilities[known], target[known], weights[:, unit[known]])
+    owner = np.broadcast_to(blocks[:, None], target.shape)
+    micro = average_precisions(probabilities[known], target[known], weights, columns=owner[known])
     by_class = [
-        average_precisions(
-            probabilities[known[:, k], k], target[known[:, k], k], weights[:, known[:, k]]
-        )
-        for k in range(target.shape[1])
+        average_precisions(probabilities[k, c], target[k, c], weights, columns=blocks[k])
+        for c, k in enumerate(known.T)
     ]
     stacked = np.stack(by_class)
     there = np.isfinite(stacked)

@@ -1,11 +1,10 @@
 """What is shown under a condition: sensors and simulated clouds."""
 
-import numpy as np
 import pytest
 import torch
 
 from deepsentinel.errors import TrainingError
-from deepsentinel.training.conditions import Chosen, Condition, Conditioned
+from deepsentinel.training.conditions import Condition, Conditioned
 
 
 def nan_share(image):
@@ -49,10 +48,3 @@ def test_conditions_that_show_the_same_are_one() -> None:
     assert Condition(("s2",), 1.0).shown == Condition(("s2",), 1.0)
     with pytest.raises(TrainingError, match=r"1\.5"):
         Condition(cloud=1.5)
-
-
-def test_chosen_patches_with_other_labels(samples) -> None:
-    patches = samples(3)
-    found = Chosen(patches, [2, 0], labels=np.array([7, 8]))
-    assert [int(s["label"]) for s in found] == [7, 8]
-    assert found[0]["meta"] == patches[2]["meta"]
