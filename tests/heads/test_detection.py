@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator
 
 from deepsentinel import FusionEncoder, load_model
@@ -225,6 +226,47 @@ def test_retinanet_loss_and_boxes_are_torchvisions(make_encoder):
     for i in range(2):
         assert torch.allclose(decoded.scores[i], detections[i]["scores"])
         assert torch.allclose(decoded.boxes[i], detections[i]["boxes"])
+
+
+def test_faster_rcnn_losses_and_boxes_are_torchvisions(make_encoder):
+    """Our steps against the whole stages of torchvision, in the mode that each of them needs."""
+    strides = (4, 8, 16)
+    model = Detector(make_encoder(strides, (8,) * 3), 3, "faster-rcnn", channels=32, levels=strides)
+    method = model.eval().head.method
+    g = torch.Generator().manual_seed(1)
+    corner = torch.rand(9, 2, generator=g) * 30
+    boxes = torch.cat((corner, corner + 3 + 20 * torch.rand(9, 2, generator=g)), 1)
+    targets = [
+        {"boxes": boxes, "labels": torch.randint(0, 3, (9,), generator=g)},
+        {"boxes": boxes[:0], "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
+    maps = [torch.randn(2, 32, 64 // s, 64 // s, generator=g) for s in strides]
+    found = method(maps, (64, 64))
+    torch.manual_seed(5)  # which anchors and proposals count is drawn
+    ours = method.loss(found, targets)
+    decoded = method.decode(found)
+
+    images = ImageList(torch.zeros(2, 3, 64, 64), [(64, 64)] * 2)
+    named = {str(i): m for i, m in enumerate(maps)}
+    shifted = [t | {"labels": t["labels"] + 1} for t in targets]
+    method.rpn.anchor_generator = lambda *_: [found.anchors] * 2
+    method.train()
+    torch.manual_seed(5)
+    proposals, first = method.rpn(images, named, shifted)
+    _, second = method.roi(named, proposals, images.image_sizes, shifted)
+    theirs = [*first.values(), *second.values()]
+    wanted = ("objectness", "proposal_regression", "classification", "bbox_regression")
+    for name, value in zip(wanted, theirs, strict=True):
+        assert torch.allclose(ours[name], value), name
+        assert value > 0
+    method.eval()
+    proposals, _ = method.rpn(images, named)
+    detections, _ = method.roi(named, proposals, images.image_sizes)
+    for i, detection in enumerate(detections):
+        assert len(detection["boxes"]) > 5
+        assert torch.allclose(decoded.boxes[i], detection["boxes"])
+        assert torch.allclose(decoded.scores[i], detection["scores"])
+        assert torch.equal(decoded.labels[i], detection["labels"] - 1)
 
 
 def test_every_box_is_somebodys_however_small_or_thin():
