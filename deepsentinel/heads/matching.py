@@ -91,7 +91,8 @@ class MatchingHead(nn.Module):
     def logits(self, vectors: Tensor, *, pairs: bool = True) -> Tensor:
         """(B,) of each pair; with `pairs=False` (B, B) of every S1 patch with every S2 patch."""
         s1, s2 = vectors.unbind(1)
-        cosine = (s1 * s2).sum(-1) if pairs else s1 @ s2.T
+        with torch.autocast(vectors.device.type, enabled=False):  # bfloat16 has 3 digits
+            cosine = (s1 * s2).sum(-1) if pairs else s1 @ s2.T
         logits: Tensor = cosine * self.log_scale.exp() + self.bias
         return logits
 

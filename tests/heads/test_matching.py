@@ -5,6 +5,7 @@ import torch
 
 from deepsentinel.errors import LabelError, SampleError, UnknownNameError
 from deepsentinel.features import Features, Head, Matching
+from deepsentinel.heads.card import model_card
 from deepsentinel.heads.matching import (
     Matcher,
     MatchingHead,
@@ -157,6 +158,12 @@ def test_wrong_options_are_refused(encoder) -> None:
     encoder.sensors = ("s2",)
     with pytest.raises(UnknownNameError, match="reads s2 only"):
         Matcher(encoder)
+
+
+def test_its_card_names_its_answers(encoder) -> None:
+    text = model_card("user/pairs", Matcher(encoder, dim=4).config())
+    assert "Predicts 2 answers, whether a pair shows one place, from" in text
+    assert "## Answers\n\n0. another place\n1. the same place" in text
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import torch
 
 from deepsentinel.errors import LabelError, SampleError, ShapeError, UnknownNameError
 from deepsentinel.features import Head, Regression
+from deepsentinel.heads.card import model_card
 from deepsentinel.heads.decoders import DECODERS
 from deepsentinel.heads.losses import REGRESSION_LOSSES
 from deepsentinel.heads.regression import Regressor
@@ -126,6 +127,13 @@ def test_wrong_options_are_refused(encoder) -> None:
         Regressor(encoder, per_pixel=False, focus_classes=(1,))
     with pytest.raises(LabelError, match="focus_weight=0"):
         Regressor(encoder, focus_classes=(1,), focus_weight=0)
+
+
+def test_its_card_names_its_quantities(encoder) -> None:
+    model = Regressor(encoder, 2, decoder="linear", target_names=("evi", "height"))
+    text = model_card("user/plants", model.config())
+    assert "Predicts 2 quantities" in text
+    assert "## Quantities\n\n0. evi\n1. height" in text
 
 
 @pytest.mark.slow
