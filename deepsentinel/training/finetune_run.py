@@ -52,6 +52,7 @@ class FinetuneData:
     ] = False
     augment: Annotated[Augment | None, "Random changes of training batches; null: none."] = None
     cache_dir: Annotated[Path | None, "Folder that keeps what was read from afar."] = None
+    report: Annotated[bool, "Write the folder report: scores, curves, best and worst."] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,7 @@ def run_config(
         out_dir=run.out_dir,
         augment=run.augment,
         resume=resume,
+        report=run.report,
         progress=progress,
     )
     if not test or rank() > 0:

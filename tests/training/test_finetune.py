@@ -387,6 +387,33 @@ def test_a_logger_gets_each_epoch_once_over_all_sessions(tmp_path, model, sample
     assert rows.rows == [(row["epoch"], row["miou"]) for row in result.history]
 
 
+def test_training_batches_are_augmented_from_seed_and_step_alone(tmp_path, model, samples) -> None:
+    train, val = samples(8), samples(2, seed=1)
+    said = {}
+
+    def run(name: str, seed: int = 0) -> list:
+        drawn = said[name] = []
+
+        def augment(batch, generator):
+            ids = sorted(m.id for m in batch["meta"])
+            drawn.append((ids, torch.rand(3, generator=generator).tolist()))
+            return batch | {"image_s1": batch["image_s1"] + torch.randn((), generator=generator)}
+
+        return tune(
+            model("linear"), train, val, tmp_path / name, augment=augment, seed=seed
+        ).history
+
+    once, again, other = run("once"), run("again"), run("other", seed=1)
+    assert once == again != other
+    assert said["once"] == said["again"]
+    assert len(said["once"]) == 3 * 2
+    assert all(name.startswith("p0") for ids, _ in said["once"] for name in ids)
+    draws = [tuple(draw) for _, draw in said["once"] + said["other"]]
+    assert len(set(draws)) == 12
+    with pytest.raises(CheckpointError, match=r"augment\.name='.*augment', now asked for"):
+        tune(model("linear"), train, val, tmp_path / "once", seed=0)
+
+
 def test_the_bar_says_what_matters(tmp_path, model, samples, capsys) -> None:
     tune(model("linear"), samples(4), samples(2, seed=1), tmp_path, epochs=2, progress=True)
     shown = capsys.readouterr().out

@@ -92,19 +92,22 @@ def test_options_of_the_model_are_checked(place, tmp_path) -> None:
 
 def test_a_test_split_on_ground_of_train_is_said_before_training(place, tmp_path) -> None:
     with pytest.warns(LeakWarning, match="of train lie on ground of train"):
-        run_config(read(place, tmp_path, "test_split=train", "epochs=1"), progress=False)
+        run_config(
+            read(place, tmp_path, "test_split=train", "epochs=1", "report=false"), progress=False
+        )
     with pytest.raises(SplitError, match="'tset'"):
         run_config(read(place, tmp_path / "b", "test_split=tset"), progress=False)
 
 
 def test_the_verb(place, tmp_path) -> None:
     words = ["--set", "model.decoder=unet", "--epochs", "1", "--out", str(tmp_path), "--json"]
-    words += ["--set", "test_split=null", "--set", "stream=false"]
+    words += ["--set", "test_split=null", "--set", "stream=false", "--set", "report=false"]
     done = CliRunner().invoke(app, ["finetune", str(place / "config.yaml"), *words])
     assert done.exit_code == 0, done.output
     facts = json.loads(done.output[done.output.index("{") :])
     assert (facts["test"], facts["best_epoch"]) == (None, 1)
     assert load_model(facts["model"]).options["decoder"] == "unet"
+    assert not (tmp_path / "report").exists()
     listed = CliRunner().invoke(app, ["finetune", "--keys"])
     assert "| `lora.rank` | integer |" in listed.output
     wrong = CliRunner().invoke(app, ["finetune", "a.yaml", "b.yml"])
