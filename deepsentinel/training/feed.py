@@ -22,8 +22,7 @@ from torch.utils.data import get_worker_info as worker_info
 from deepsentinel.bands import DEFAULT_BANDS, Sensor
 from deepsentinel.datasets.order import share_size
 from deepsentinel.datasets.stream import DeepSentinelStream, Place
-from deepsentinel.datasets.transforms import RandomCrop, RandomFlip, RandomRot90, RandomTransform
-from deepsentinel.errors import SampleError, TrainingError
+from deepsentinel.errors import SampleError, ShapeError, TrainingError
 from deepsentinel.sample import IMAGE_KEYS, NEIGHBOUR_KEYS, Batch, PatchMeta, Sample, collate
 from deepsentinel.training.loader import derive, tell_epoch
 
@@ -112,10 +111,11 @@ def _placed(
 
 
 class Framing:
-    """How a patch of a corpus is shown: the bands of the encoder, a crop, a turn.
+    """How a patch of a corpus is shown: a crop, a turn, the bands of the encoder.
 
     What is drawn depends on seed, epoch, the id of the patch and how often it came up in the epoch
-    already; not on who reads it.
+    already; not on who reads it. A crop that shows nothing is drawn again, a few times. As the
+    patch may be cropped and turned, `meta.transform` is not known any more.
 
     Args:
         bands: of the encoder.
@@ -138,33 +138,86 @@ class Framing:
         seed: int = 0,
     ) -> None:
         self.prepare = AsEncoder(bands)
-        self.seed = seed
-        cropping: tuple[RandomTransform, ...] = (RandomCrop(crop),) if crop else ()
-        self.transforms = (*cropping, *((RandomFlip(), RandomRot90()) if turn else ()))
+        self.crop, self.turn, self.seed = crop, turn, seed
 
-    def __call__(self, sample: Sample, *, epoch: int, round: int = 0) -> Sample:  # noqa: A002
+    def __call__(
+        self,
+        sample: Sample,
+        *,
+        epoch: int,
+        round: int = 0,  # noqa: A002 - what it is
+        number: int = 0,
+    ) -> Sample:
         """The sample as it is shown for the `round`-th time in an epoch.
+
+        Args:
+            sample: with one image or both.
+            epoch: from 0.
+            round: from 0.
+            number: of the patch, where it has no id.
 
         Raises:
             SampleError: the sample has no image.
-            ShapeError: it is smaller than the crop.
+            ShapeError: it is smaller than the crop, or its images differ in size.
         """
-        sample = self.prepare(sample)
-        draws = np.random.default_rng([self.seed, epoch, round, crc32(sample["meta"].id.encode())])
-        out = self._shown(sample, draws)
-        near = {i: sample[n] for i, n in _NEIGHBOURS.items() if n in sample}
-        if not near:
-            return out
-        shown = self._shown({"meta": sample["meta"], **near}, draws)
-        return {**out, **{_NEIGHBOURS[k]: shown[k] for k in near}}
+        meta = sample.get("meta", PatchMeta(id=""))
+        name = crc32(meta.id.encode()) if meta.id else number
+        draws = np.random.default_rng([self.seed, epoch, round, name])
+        shown = dict(sample)
+        for keys in (IMAGE_KEYS, NEIGHBOUR_KEYS):
+            shown |= self._moved({k: sample[k] for k in keys.values() if k in sample}, draws)
+        moved = self.turn or self.crop is not None
+        shown["meta"] = replace(meta, transform=None) if moved else meta
+        return self.prepare(shown)
 
-    def _shown(self, sample: Sample, draws: np.random.Generator) -> Sample:
-        for transform in self.transforms:
-            sample = transform(sample, draws)
-        return sample
+    def _moved(self, images: dict[str, Tensor], draws: np.random.Generator) -> dict[str, Tensor]:
+        """Images of one place, cut and turned alike."""
+        if not images:
+            return images
+        sizes = {tuple(image.shape[-2:]) for image in images.values()}
+        if len(sizes) > 1:
+            raise ShapeError(f"images of one patch differ in size: {sorted(sizes)}.")
+        cut = images
+        for _ in range(TRIES if self.crop else 0):
+            cut = self._cut(images, *sizes, draws)
+            if any(observed(image) for image in cut.values()):
+                break
+        way = int(draws.integers(8)) if self.turn else 0
+        return {k: _turned(image, way) for k, image in cut.items()}
+
+    def _cut(
+        self, images: dict[str, Tensor], size: tuple[int, ...], draws: np.random.Generator
+    ) -> dict[str, Tensor]:
+        side = self.crop or 0
+        if min(size) < side:
+            raise ShapeError(
+                f"a crop of {side} px was asked from a patch of {size[0]}x{size[1]} px. Ask for at "
+                f"most {min(size)} px."
+            )
+        top, left = (int(draws.integers(n - side + 1)) for n in size)
+        return {k: x[..., top : top + side, left : left + side] for k, x in images.items()}
 
 
-_NEIGHBOURS = {IMAGE_KEYS[s]: NEIGHBOUR_KEYS[s] for s in IMAGE_KEYS}
+TRIES = 8
+"""How often a crop is drawn that shows nothing."""
+
+
+def _turned(image: Tensor, way: int) -> Tensor:
+    """One of the eight ways to lay a patch."""
+    if way >= 4:
+        image = image.flip(-1)
+    return torch.rot90(image, way % 4, (-2, -1)) if way % 4 else image
+
+
+def observed(image: Tensor) -> bool:
+    """Whether an image has a finite value; a few pixels are asked before all.
+
+    Example:
+        >>> observed(torch.full((2, 9, 9), float("nan"))), observed(torch.zeros(2, 9, 9))
+        (False, True)
+    """
+    few = bool(image[..., ::8, ::8].isfinite().any())
+    return few or bool(image.isfinite().any())
 
 
 def collate_observed(samples: Sequence[Sample]) -> Batch:
@@ -195,7 +248,7 @@ def collate_observed(samples: Sequence[Sample]) -> Batch:
 
 
 def _observed(sample: Sample) -> bool:
-    return any(bool(sample[k].isfinite().any()) for k in IMAGE_KEYS.values() if k in sample)
+    return any(observed(sample[k]) for k in IMAGE_KEYS.values() if k in sample)
 
 
 @runtime_checkable
@@ -297,7 +350,8 @@ class _Shown:
         epoch, round_, number = turn
         which = bisect_right(self.ends, number)
         first = self.ends[which - 1] if which else 0
-        return self.framing(self.datasets[which][number - first], epoch=epoch, round=round_)
+        sample = self.datasets[which][number - first]
+        return self.framing(sample, epoch=epoch, round=round_, number=number)
 
 
 class _Order:

@@ -538,7 +538,8 @@ def _finish(loop: Loop, data: tuple[Samples | DeepSentinelStream, ...]) -> Pretr
         with torch.compiler.set_stance("force_eager"):
             encoder.to("cpu").to(memory_format=torch.contiguous_format)
             encoder.save_pretrained(folder.encoder, card=card)
-        pretrain_report(loop.config, card, rows).write(folder.report)
+        drawn = max(folder.images.glob("*.png"), default=None)
+        pretrain_report(loop.config, card, rows, drawn=drawn).write(folder.report)
     loop.fabric.barrier()
     return PretrainResult(
         encoder=encoder,

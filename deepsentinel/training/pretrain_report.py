@@ -1,6 +1,7 @@
 """The report of a pretraining: curves, probes and how fast it went."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from deepsentinel.encoders.card import Card
@@ -18,24 +19,30 @@ _NOT_LOSSES: Final = frozenset({
 _SPEED: Final = ("patches_per_s", "megapixels_per_s", "data_wait", "gpu_use", "memory_gb")
 
 
-def pretrain_report(config: PretrainConfig, card: Card, log: Sequence[LogRow]) -> Report:
+def pretrain_report(
+    config: PretrainConfig, card: Card, log: Sequence[LogRow], *, drawn: Path | None = None
+) -> Report:
     """The report of a run that came to its end.
 
     Args:
         config: of the run.
         card: of its encoder.
         log: all its rows.
+        drawn: the last picture that the objective made.
     """
     logged = [row for row in log if "loss" in row]
     probes = [row for row in log if "knn" in row]
     warnings = tuple(f"Step {row['step']}: {row['warning']}" for row in log if "warning" in row)
     losses = [name for name in logged[-1] if name not in _NOT_LOSSES]
-    pictures = [_curves("losses", "Losses", logged, losses)]
-    pictures += [_curves("rate", "Learning rate", logged, ["lr"])]
-    pictures += [_curves("rank", "Effective rank of embeddings", logged, ["effective_rank"])]
-    pictures += [_curves("spread", "Spread of embeddings", logged, ["embedding_std"])]
+    groups = {"Losses": losses, "Effective rank": ["effective_rank"]}
+    groups |= {"Spread of embeddings": ["embedding_std"], "Learning rate": ["lr"]}
+    pictures = [_curves("curves", "Course of the run", logged, groups)]
     if probes:
-        pictures.append(_curves("probe", "Nearest neighbours", probes, ["knn", "knn_band_stats"]))
+        group = {"Nearest neighbours": ["knn", "knn_band_stats"]}
+        pictures.append(_curves("probe", "Probe", probes, group))
+    if drawn is not None:
+        title = f"What the objective drew, step {int(drawn.stem)}"
+        pictures.append(Picture(name="drawn", png=drawn.read_bytes(), title=title))
     options = plain(config) | {"storage_options": None, "requester_pays": None}
     return Report(
         title=f"Pretraining of {card.name}",
@@ -47,9 +54,11 @@ def pretrain_report(config: PretrainConfig, card: Card, log: Sequence[LogRow]) -
     )
 
 
-def _curves(name: str, title: str, rows: Sequence[LogRow], columns: Sequence[str]) -> Picture:
+def _curves(
+    name: str, title: str, rows: Sequence[LogRow], groups: Mapping[str, Sequence[str]]
+) -> Picture:
     numbers = [{k: float(v) for k, v in row.items() if isinstance(v, int | float)} for row in rows]
-    return Picture.of(name, curves_figure(numbers, {title: columns}, x="step"), title=title)
+    return Picture.of(name, curves_figure(numbers, groups, x="step"), title=title)
 
 
 def _speed(rows: Sequence[LogRow]) -> dict[str, float]:

@@ -190,3 +190,26 @@ def test_what_cannot_work_is_refused(root: Path) -> None:
         StreamFeed(stream, Framing(BOTH), batch_size=2, world_size=2)
     with pytest.raises(TrainingError, match="do not fill a batch of 20"):
         StreamFeed(stream, Framing(BOTH), batch_size=20, num_workers=2)
+
+
+def test_a_crop_that_shows_nothing_is_drawn_again_and_samples_without_id_differ() -> None:
+    image = torch.full((2, 32, 32), float("nan"))
+    image[:, :, :16] = torch.arange(16.0)
+    framing = Framing({"s1": ("VV", "VH")}, crop=8, turn=False)
+    views = [framing({"image_s1": image}, epoch=0, number=n)["image_s1"] for n in range(40)]
+    assert sum(bool(v.isfinite().any()) for v in views) == 40
+    assert len({float(v.nan_to_num(-1).sum()) for v in views}) > 5
+    unlike = {"image_s1": image, "image_s2": torch.zeros(12, 16, 16)}
+    with pytest.raises(ShapeError, match="differ in size"):
+        framing(unlike, epoch=0)
+
+
+def test_turns_are_the_eight_ways_to_lay_a_square_and_both_sensors_turn_alike() -> None:
+    meta = PatchMeta(id="a", transform=(10, 0, 0, 0, -10, 0))
+    image = torch.arange(16.0).reshape(1, 4, 4)
+    sample = {"meta": meta, "image_s1": image.repeat(2, 1, 1), "image_s2": image.repeat(12, 1, 1)}
+    found = [Framing(BOTH)(sample, epoch=e) for e in range(60)]
+    assert len({tuple(f["image_s1"][0].flatten().tolist()) for f in found}) == 8
+    assert all(torch.equal(f["image_s1"][0], f["image_s2"][0]) for f in found)
+    assert found[0]["meta"].transform is None
+    assert Framing(BOTH, turn=False)(sample, epoch=0)["meta"].transform == meta.transform

@@ -86,27 +86,38 @@ def rows(folder: Path, name: str = "loss") -> dict[int, float]:
     return {row["step"]: row[name] for row in log if name in row}
 
 
-@pytest.fixture(scope="module")
-def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    names = ("map", "stream", "two-map", "two-stream")
+def elsewhere(folder: Path, root: Path, **expected: str) -> Path:
+    """Pretrainings in a process of their own, and how they should end."""
+    names = [name.replace("_", "-") for name in expected]
     done = subprocess.run(
         [sys.executable, HERE / "pretraining.py", folder, root, *names],
         env=os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
-        timeout=250,
+        timeout=280,
     )
-    expected = ["map [0, -9, 0]", "stream [0, -9, 0]", "two-map [0, 0]", "two-stream [0, 0]"]
-    assert done.stdout.splitlines() == expected, done.stderr
+    ends = [f"{n} {e}" for n, e in zip(names, expected.values(), strict=True)]
+    assert done.stdout.splitlines() == ends, done.stderr
     return folder
 
 
+@pytest.fixture(scope="module")
+def killed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("killed")
+    return elsewhere(folder, root, map="[0, -9, 0]", stream="[0, -9, 0]")
+
+
+@pytest.fixture(scope="module")
+def pairs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    return elsewhere(folder, root, two_map="[0, 0]", two_stream="[0, 0]")
+
+
 @pytest.mark.parametrize("way", ["map", "stream"])
-def test_a_killed_run_goes_on_to_the_same_losses_and_weights(runs: Path, way: str) -> None:
+def test_a_killed_run_goes_on_to_the_same_losses_and_weights(killed: Path, way: str) -> None:
     """By SIGKILL in the middle of an epoch; the stream is read by two workers."""
-    whole, broken = runs / f"{way}-whole", runs / f"{way}-broken"
+    whole, broken = killed / f"{way}-whole", killed / f"{way}-broken"
     for name in ("loss", "grad_norm", "effective_rank", "knn"):
         assert rows(broken, name) == rows(whole, name)
     assert list(rows(whole)) == list(range(1, 13))
@@ -115,8 +126,8 @@ def test_a_killed_run_goes_on_to_the_same_losses_and_weights(runs: Path, way: st
 
 
 @pytest.mark.parametrize("way", ["map", "stream"])
-def test_two_processes_have_the_same_weights_and_write_once(runs: Path, way: str) -> None:
-    folder = runs / f"two-{way}"
+def test_two_processes_have_the_same_weights_and_write_once(pairs: Path, way: str) -> None:
+    folder = pairs / f"two-{way}"
     first, second = (torch.load(folder / f"rank{r}.pt", weights_only=True) for r in (0, 1))
     assert torch.equal(first, second)
     assert list(rows(folder)) == [1, 2, 3]
@@ -125,15 +136,15 @@ def test_two_processes_have_the_same_weights_and_write_once(runs: Path, way: str
 
 
 def test_two_processes_train_as_one_does_in_two_parts(
-    runs: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pairs: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(HERE)
     from pretraining import shared
 
     alone = shared(str(root), tmp_path, stream=False, accumulate=2)
-    pair = torch.load(runs / "two-map" / "rank0.pt", weights_only=True)
+    pair = torch.load(pairs / "two-map" / "rank0.pt", weights_only=True)
     torch.testing.assert_close(alone, pair, rtol=1e-4, atol=1e-6)
-    assert rows(tmp_path) == pytest.approx(rows(runs / "two-map"), rel=1e-5)
+    assert rows(tmp_path) == pytest.approx(rows(pairs / "two-map"), rel=1e-5)
 
 
 def test_the_encoder_is_saved_with_a_card_that_tells_where_it_is_from(
@@ -279,11 +290,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_trains_for_a_few_steps(name: str, root: Path, tmp_path: Path) -> None:
+    options = {}
     if name == "distillation":
-        pytest.skip("needs a teacher: test_a_teacher_teaches")
-    result = pretrain(
-        root, out_dir=tmp_path, **small(objective=name, steps=2, image_every=1, neighbours_km=1.0)
-    )
+        FusionEncoder("convnext_atto", **TINY).save_pretrained(tmp_path / "teacher")
+        options = {"teachers": [str(tmp_path / "teacher")]}
+    how = small(objective=name, objective_options=options, neighbours_km=1.0)
+    result = pretrain(root, out_dir=tmp_path, **how | {"steps": 2, "image_every": 1})
     assert len(result.curve("loss")) == 2
     assert deepsentinel.load_encoder(result.path).embed_dim == result.encoder.embed_dim
     pictures = sorted(p.name for p in (tmp_path / "images").glob("*.png"))
@@ -345,6 +357,18 @@ def test_memory_formats_reach_the_convolutions(root: Path, tmp_path: Path) -> No
             **small(steps=1, channels_last=wanted) | given(Looks),
         )
     assert seen == [False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
+def test_a_compiled_encoder_learns_the_same_and_is_saved_as_any_other(
+    root: Path, tmp_path: Path
+) -> None:
+    plain, compiled = (
+        pretrain(root, out_dir=tmp_path / str(on), **small(compile=on)) for on in (False, True)
+    )
+    assert dict(compiled.curve("loss")) == pytest.approx(dict(plain.curve("loss")), rel=1e-4)
+    assert deepsentinel.load_encoder(compiled.path).config == plain.encoder.config
 
 
 def test_data_may_be_samples_streams_or_several_corpora(root: Path, tmp_path: Path) -> None:
