@@ -91,7 +91,7 @@ class AsEncoder:
                 if key in sample or key in IMAGE_KEYS.values():
                     out[key] = _placed(sample.get(key), found, names, like)
         bands = {f"bands_{s}": self.bands.get(s, ()) for s in IMAGE_KEYS}
-        return {**out, "meta": replace(meta, **bands)}  # type: ignore[arg-type]
+        return {**out, "meta": replace(meta, **bands)}
 
 
 _LEFT_OUT = {*IMAGE_KEYS.values(), "mask", "label", "bbox_xyxy", "target", "cloud", "dem", "meta"}
@@ -179,7 +179,7 @@ class Framing:
             raise ShapeError(f"images of one patch differ in size: {sorted(sizes)}.")
         cut = images
         for _ in range(TRIES if self.crop else 0):
-            cut = self._cut(images, *sizes, draws)
+            cut = self._cut(images, next(iter(sizes)), draws)
             if any(observed(image) for image in cut.values()):
                 break
         way = int(draws.integers(8)) if self.turn else 0
@@ -305,7 +305,7 @@ class MapFeed:
             )
         self.loader: DataLoader[Batch] = DataLoader(
             self.shown,  # type: ignore[arg-type]  # its indices are not numbers
-            batch_sampler=self.order,  # type: ignore[arg-type]
+            batch_sampler=self.order,
             num_workers=num_workers,
             collate_fn=collate_observed,
             persistent_workers=num_workers > 0,
