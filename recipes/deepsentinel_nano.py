@@ -48,7 +48,9 @@ LIMITS = (
     "Use this offline, on a laptop, as a first baseline, where thousands of square kilometres must "
     "be embedded on a CPU, and to try the library. It has seen 286 patches of one Finnish scene, one "
     "Major-TOM cell, three places of terramesh, one of SSL4EO-S12 and two BigEarthNet pairs, nothing "
-    "more: Sentinel-1 of six places, and nothing of most climates and land covers. For results "
+    "more: Sentinel-1 of six places, and nothing of most climates and land covers. Its "
+    "Sentinel-1 embeddings do not find their Sentinel-2 partners on a place that it never saw, and "
+    "under clouds its embedding moves more with Sentinel-1 than without. For results "
     "that matter, for Sentinel-1 above all, and far from Europe, take a large public encoder such as "
     "galileo-nano, croma-base or panopticon-base, and compare with band statistics."
 )

@@ -115,14 +115,18 @@ def windows(sample: Sample, size: int) -> list[Sample]:
     ]
     keys = [k for k in (*IMAGE_KEYS.values(), "mask") if k in sample]
     return [
-        {"meta": sample["meta"], **{k: sample[k][..., t : t + size, x : x + size] for k in keys}}
+        {
+            "meta": sample["meta"],
+            **{k: sample[k][..., t : t + size, x : x + size] for k in keys},
+        }
         for t, x in corners
     ]
 
 
 def search(encoders: Mapping[str, list[Any]], root: Path) -> list[Score]:
     """Sentinel-1 windows of the held-out terramesh place look for their Sentinel-2 partners."""
-    samples = place(root, 32)
+    # Without meta every window is a place of its own: theirs is the position of the whole patch.
+    samples = [{k: v for k, v in s.items() if k != "meta"} for s in place(root, 32)]
     found = {
         name: [cross_sensor_retrieval(e, samples).s1_to_s2 for e in each]
         for name, each in encoders.items()

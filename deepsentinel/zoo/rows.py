@@ -102,7 +102,7 @@ ROWS: tuple[Shipped | Row, ...] = (
     Shipped(
         name="deepsentinel-nano",
         folder=_WEIGHTS / "deepsentinel-nano",
-        sha256="f2c1c8972013efec9b7dfb7bfbe9107a65614acdae986a5bae838ee4c9892f1e",
+        sha256="cb3b85b7e9531ec5ce95d779d7601f43f25406d47489ef1a26990de498c0ec02",
     ),
     *(_galileo(card) for card in (NANO, TINY, BASE)),
     Row(card=PRESTO, build=_presto, options={"stride": 1}),
