@@ -193,8 +193,9 @@ def _save(plain: dict[str, Any], path: Path) -> None:
         try:
             torch.save(plain, file)
         except RuntimeError as error:
-            # torch covers what the system said, such as a full disk, with a complaint of its own.
-            if isinstance(error.__context__, OSError):
+            # torch covers what the system said, such as a full disk, or Ctrl-C, with a complaint of
+            # its own.
+            if isinstance(error.__context__, OSError | KeyboardInterrupt):
                 raise error.__context__ from None
             raise
 

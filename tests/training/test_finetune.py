@@ -308,6 +308,35 @@ def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, model, samples, interruptibl
     assert result.history == tune(model("linear"), train, val, tmp_path / "b").history
 
 
+def test_ctrl_c_while_a_checkpoint_is_written_is_ctrl_c(tmp_path, model, samples) -> None:
+    """torch would make a RuntimeError of it."""
+    ours, train, val = model("linear"), samples(4), samples(2, seed=1)
+    opened, left = Path.open, [3]
+
+    def pressing(path: Path, *arguments, **options):
+        file = opened(path, *arguments, **options)
+        if not path.name.startswith("last.ckpt"):
+            return file
+
+        class Pressed(type(file)):
+            def write(self, data) -> int:
+                left[0] -= 1
+                if left[0] == 0:
+                    raise KeyboardInterrupt
+                return super().write(data)
+
+        file.close()
+        return Pressed(opened(path, "wb", buffering=0))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", pressing)
+        with pytest.raises(KeyboardInterrupt):
+            tune(ours, train, val, tmp_path / "a")
+    assert not list(tmp_path.rglob("*.part"))
+    whole = tune(model("linear"), train, val, tmp_path / "b")
+    assert tune(ours, train, val, tmp_path / "a").history == whole.history
+
+
 def test_the_callers_random_state_and_settings_come_back(tmp_path, model, samples) -> None:
     ours = model("linear")
     state = torch.get_rng_state()
