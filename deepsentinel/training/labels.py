@@ -126,8 +126,8 @@ def _known(sample: Sample) -> tuple[NDArray[np.float64], NDArray[np.float64], ND
             f"the samples have no target, only {sorted(sample)}. Read the corpus with labels=[...] "
             "naming one of kind target, or compute one, as EviTarget does."
         )
-    values = sample["target"].double().flatten(1) if sample["target"].ndim > 1 else None
-    values = sample["target"].double().unsqueeze(1) if values is None else values
+    target: Tensor = sample["target"].double()
+    values = target.reshape(len(target), -1)
     seen = torch.isfinite(values)
     count = seen.sum(1)
     mean = torch.where(seen, values, 0).sum(1) / count.clamp(min=1)

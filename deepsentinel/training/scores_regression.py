@@ -81,19 +81,18 @@ class RegressionScores:
                 "what is known of the target never varies in the data to be scored "
                 f"({self._limits}), so there is nothing to explain. Score more patches."
             )
-        known = [k for k, count in enumerate(self._counts) if count]
-
-        def mean(key: str, power: float = 1.0) -> float:
-            return float(sum(float(self._metrics[key][k].compute()) ** power for k in known)) / len(
-                known
-            )
-
         return {
             "r2": sum(r2) / len(r2),
-            "rmse": mean("mse", 0.5),
-            "mae": mean("mae"),
-            "bias": mean("bias"),
+            "rmse": self._mean("mse", power=0.5),
+            "mae": self._mean("mae"),
+            "bias": self._mean("bias"),
         }
+
+    def _mean(self, key: str, *, power: float = 1.0) -> float:
+        """Over the quantities of which something is known."""
+        pairs = zip(self._metrics[key], self._counts, strict=True)
+        found: list[float] = [float(m.compute()) ** power for m, count in pairs if count]
+        return sum(found) / len(found)
 
     def per_class(self) -> dict[str, float | None]:
         """R2 of each quantity; `None` where nothing is known or nothing varies."""
