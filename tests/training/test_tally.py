@@ -29,7 +29,7 @@ def test_one_labelled_batch_before_is_patience_enough() -> None:
     labels.add(4, batch("first"), 1)
     for number in range(2 * GIVE_UP_AFTER):
         labels.add(0, batch(f"p{number}"), 1)
-    with pytest.warns(TrainingWarning, match=r"200 of 201 batches .* the first: patches p0\)"):
+    with pytest.warns(TrainingWarning, match=r"200 of 201 batches .*\(the first: patches p0\)"):
         labels.end(1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
