@@ -167,11 +167,11 @@ class CentrePoint(nn.Module):
             for label in set(target["labels"].tolist()):
                 wanted[i, label] = slopes[target["labels"] == label].amax(0)
             weight, owner = slopes.flatten(1).max(0)
-            weight = torch.where(weight > _NEAR, weight, 0)
-            weight = weight / weight.new_zeros(len(slopes)).index_add_(0, owner, weight)[owner]
-            near = weight.nonzero()[:, 0]
-            loss = generalized_box_iou_loss(boxes[i, near], target["boxes"][owner[near]])
-            regression = regression + (weight[near] * loss).sum()
+            near = (weight > _NEAR).nonzero()[:, 0]
+            weight, owner = weight[near], owner[near]
+            shares = weight.new_zeros(len(slopes)).index_add_(0, owner, weight)
+            loss = generalized_box_iou_loss(boxes[i, near], target["boxes"][owner])
+            regression = regression + (loss * weight / shares[owner]).sum()
         return {
             "classification": focal(heat, wanted) / max(1, count),
             "bbox_regression": _BOX_WEIGHT * regression / max(1, count),
@@ -187,8 +187,7 @@ class CentrePoint(nn.Module):
     def _boxes(self, found: Found) -> Tensor:
         """Boxes (B, h w, 4) in pixels that every cell stands for.
 
-        Their sides lie around the middle of the cell, by at least nothing and by half a cell as
-        long as nothing is known.
+        Their sides lie around the middle of the cell, 0.7 cells away as long as nothing is known.
         """
         sides = self.stride * F.softplus(found.outputs["box"].flatten(2).transpose(1, 2))
         middle = (found.anchors[:, :2] + found.anchors[:, 2:]) / 2

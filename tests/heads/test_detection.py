@@ -342,6 +342,16 @@ def test_centre_reads_back_the_boxes_that_it_is_told(make_encoder):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_boxes_upon_one_another_cost_a_finite_loss(make_encoder, method):
+    """Of two boxes with one centre, or twice the same, one may have no cell of its own."""
+    boxes = [(5, 5, 7, 7), (4, 4, 9, 9), (4, 4, 9, 9), (1, 1, 23, 23)]
+    batch = planted([boxes, boxes[:2]], [[0, 0, 1, 1], [0, 1]])
+    model = Detector(make_encoder(), 2, method, channels=32)
+    model.loss(batch)["loss"].backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.head.parameters())
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_works_in_bfloat16(make_encoder, batch, method):
     model = Detector(make_encoder(), 2, method, channels=32)
     with torch.autocast("cpu", torch.bfloat16):
