@@ -56,7 +56,7 @@ class SimCLR(Objective):
         self.pairs = Pairs(between=between, view=view or View()).for_encoder(encoder)
         self.summary = Summary(encoder)
         self.head = SimCLRProjectionHead(encoder.embed_dim, hidden, out)
-        self.criterion = NTXentLoss(temperature, gather_distributed=world_size() > 1)
+        self.criterion = NTXentLoss(temperature)
 
     def forward(
         self, encoder: FusionEncoder, batch: Batch, generator: Generator
@@ -66,6 +66,8 @@ class SimCLR(Objective):
         needs(across, 2, "the other patches of a batch repel")
         projected = self.head(self.summary(encode(encoder, stacked(one, other))))
         first, second = projected.chunk(2)
+        # Asked at each step: processes may be joined after the objective is built.
+        self.criterion.gather_distributed = world_size() > 1
         return detached(
             {
                 "loss": in_float32(self.criterion, first, second),
