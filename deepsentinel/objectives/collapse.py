@@ -88,7 +88,7 @@ class CollapseWatch:
         the embeddings have collapsed
     """
 
-    std_share: float = 0.05
+    std_share: float = 0.02
     rank_share: float = 0.1
     least_rank: float = 1.5
     patience: int = 3

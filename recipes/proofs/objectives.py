@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from deepsentinel import FusionEncoder, convert, pretrain
 from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.encoders.galileo import GalileoEncoder
+from deepsentinel.objectives.objective import Objective
 from deepsentinel.objectives.registry import OBJECTIVES
+from deepsentinel.objectives.teachers import Teachers
 from deepsentinel.sample import IMAGE_KEYS, Sample
 from deepsentinel.training.embed import band_statistics, embed
 from deepsentinel.training.probe import fewshot_probe, spatial_blocks
@@ -123,18 +125,17 @@ class Scored:
 
 def trained(name: str, roots: dict[str, Path], scored: Scored, args: argparse.Namespace) -> Row:
     """One objective: a run, and its scores."""
-    options: dict[str, Any] = {}
-    if name == "distillation":
-        path = args.data / "weights/galileo-nano/encoder.pt"
-        options = {"teachers": (GalileoEncoder.from_weights(path).eval(),)}
     torch.manual_seed(args.seed)
     encoder = FusionEncoder("convnext_atto", **NETWORK)
+    objective: str | Objective = name
+    if name == "distillation":
+        path = args.data / "weights/galileo-nano/encoder.pt"
+        objective = Teachers(encoder, teachers=(GalileoEncoder.from_weights(path).eval(),))
     started = time.process_time()
     result = pretrain(
         [str(root) for root in roots.values()],
         out_dir=args.out / f"{name}-{args.steps}-{args.seed}",
-        objective=name,
-        objective_options=options,
+        objective=objective,
         encoder=encoder,
         shares=[share for _, share, _, _ in SOURCES.values()],
         crop=args.crop,
