@@ -15,7 +15,7 @@ from deepsentinel import demo as room
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.demo import COLUMNS, demo, with_dominant_class
 from deepsentinel.encoders.fusion import FusionEncoder
-from deepsentinel.errors import LabelError, SplitError, TrainingError
+from deepsentinel.errors import ConfigError, LabelError, SplitError
 
 ROWS = ["s1", "s2", "both", "band_stats", "random"]
 
@@ -96,7 +96,7 @@ def test_a_corpus_is_taken_as_it_is(tmp_path, monkeypatch):
 
 def test_no_epochs_are_an_error_and_not_the_default(tmp_path, monkeypatch):
     monkeypatch.setattr(room, "load_encoder", tiny_encoder)
-    with pytest.raises(TrainingError, match="epochs"):
+    with pytest.raises(ConfigError, match="epochs"):
         demo(None, tmp_path / "demo", patches=16, epochs=0, say=lambda _: None)
 
 
