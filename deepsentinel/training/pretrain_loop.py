@@ -74,7 +74,7 @@ class Loop:
             checkpoint_activations(self.encoder)
         self.average: AveragedModel | None = None
         if config.ema is not None:
-            average = get_ema_multi_avg_fn(config.ema)
+            average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(self.encoder, multi_avg_fn=average, use_buffers=True)
         self.optimiser = torch.optim.AdamW(
             parameter_groups([self.encoder, self.objective], config.weight_decay), lr=config.lr
@@ -187,7 +187,9 @@ class Loop:
         self._refuse_broken(means)
         rate = self.optimiser.param_groups[0]["lr"]
         row: LogRow = {"step": self.done, "epoch": self.position.epoch, "lr": rate}
-        self._note(row | means | speed | device_use(self.fabric.device) | self._spread())
+        for part in (means, speed, device_use(self.fabric.device), self._spread()):
+            row.update(part)
+        self._note(row)
         self.said = f"loss {means['loss']:.4f}"
 
     def _refuse_broken(self, means: dict[str, float]) -> None:
@@ -223,10 +225,9 @@ class Loop:
             return
         with at_rest(self.fabric, self.kept):
             score = self.probe.score(self.kept)
-        found = {"knn": score, "knn_band_stats": self.probe.control}
-        self._note(
-            {"step": self.done, "probe": self.probe.name, "metric": self.probe.metric} | found
-        )
+        row: LogRow = {"step": self.done, "probe": self.probe.name, "metric": self.probe.metric}
+        row.update({"knn": score, "knn_band_stats": self.probe.control})
+        self._note(row)
         self.said = f"{self.said.partition('  ')[0]}  kNN {score:.3f}"
 
     def _draw(self) -> None:
@@ -331,7 +332,9 @@ def checkpoint_activations(encoder: nn.Module) -> None:
 
     for backbone in [m for m in encoder.modules() if isinstance(m, Backbone)]:
         net: Any = backbone.net
-        network = net if hasattr(net, "set_grad_checkpointing") else getattr(net, "model", None)
+        network: Any = (
+            net if hasattr(net, "set_grad_checkpointing") else getattr(net, "model", None)
+        )
         if not hasattr(network, "set_grad_checkpointing"):
             raise TrainingError(
                 f"timm cannot recompute activations of {backbone.name!r}. Leave out "
