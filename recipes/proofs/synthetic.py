@@ -13,14 +13,14 @@ from deepsentinel import DeepSentinelDataset, evaluate
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.training.protocol import Protocol
 
-PATCHES = 160
-SIZE = 64
+PATCHES = {"matrix": (160, 64), "unseen": (400, 32), "segmentation": (160, 64)}
+"""How many, and pixels of a side."""
 PROTOCOLS = {
     "matrix": Protocol(
         parts=("matrix",), task="segmentation", seeds=2, random_twins=1, folds=4, pixels=6
     ),
     "unseen": Protocol(
-        parts=("unseen",), seeds=3, random_twins=3, shots=(1, 5), steps=80, least_units=6
+        parts=("unseen",), seeds=5, random_twins=5, folds=3, shots=(1, 5), steps=80, least_units=6
     ),
     "segmentation": Protocol(
         task="segmentation",
@@ -42,12 +42,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("build/proofs/synthetic"))
     parser.add_argument("--part", choices=PROTOCOLS, nargs="*", default=list(PROTOCOLS))
-    parser.add_argument("--patches", type=int, default=PATCHES)
     args = parser.parse_args()
-    root = write_synthetic_corpus(
-        args.out / "corpus", patches=args.patches, patch_size=SIZE, seed=5
-    )
     for name in args.part:
+        patches, size = PATCHES[name]
+        root = write_synthetic_corpus(
+            args.out / f"corpus-{size}", patches=patches, patch_size=size, seed=5
+        )
         protocol = PROTOCOLS[name]
         label = "landcover" if protocol.task == "segmentation" else "landcover_class"
         dataset = DeepSentinelDataset(root, None, labels=(label,))
