@@ -29,7 +29,7 @@ def test_evaluate_and_compare(cli: Callable, tmp_path: Path) -> None:
     FusionEncoder("resnet10t", levels=(1,)).save_pretrained(tmp_path / "mine")
     config = tmp_path / "protocol.yaml"
     config.write_text("methods: [knn]\nshots: [1]\nshares: []\nfolds: 3\nreplicates: 50\n")
-    common = ("evaluate", corpus, "--encoder", tmp_path / "mine", "--config", config)
+    common = ("evaluate", corpus, config, "--encoder", tmp_path / "mine")
     code, out, err = cli(*common, "--set", "seeds=1", "--out", tmp_path / "a")
     assert code == 0
     assert "band statistics" in out
@@ -50,5 +50,8 @@ def test_evaluate_and_compare(cli: Callable, tmp_path: Path) -> None:
 
 def test_a_corpus_must_be_named(cli: Callable) -> None:
     code, _, err = cli("evaluate")
-    assert code == 2
+    assert code == 1
     assert "--compare" in err
+    code, out, _ = cli("evaluate", "--keys")
+    assert code == 0
+    assert "cloud_shares" in out

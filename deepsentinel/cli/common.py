@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from deepsentinel.errors import StoreError
+from deepsentinel.errors import ConfigError, StoreError
 
 out = Console()
 err = Console(stderr=True)
@@ -96,6 +97,18 @@ def cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def config_and_corpora(given: list[str] | None) -> tuple[str | None, list[str]]:
+    """The YAML file among the arguments of a verb, if there is one, and the corpora.
+
+    Raises:
+        ConfigError: there are several files.
+    """
+    files = [text for text in given or () if Path(text).suffix in {".yaml", ".yml"}]
+    if len(files) > 1:
+        raise ConfigError(f"several config files were given: {' '.join(files)}. Give one.")
+    return next(iter(files), None), [text for text in given or () if text not in files]
 
 
 def access(payer: str | None, options: list[str] | None) -> dict[str, Any]:

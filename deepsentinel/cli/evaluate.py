@@ -5,29 +5,45 @@ from typing import Annotated
 
 import typer
 
-from deepsentinel.cli.common import Json, err, print_json, say
+from deepsentinel.cli.common import (
+    ClientOptions,
+    Json,
+    Payer,
+    access,
+    config_and_corpora,
+    err,
+    print_json,
+    say,
+)
+from deepsentinel.errors import ConfigError
 
 _ENCODER = "Name or folder of an encoder; may be repeated."
 
 
 def evaluate(
-    corpus: Annotated[
-        str | None,
-        typer.Argument(help="Folder or URL of a labelled corpus.", show_default=False),
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG.yaml] [CORPUS]",
+            help="Folder or URL of a labelled corpus; a YAML file of the protocol.",
+            show_default=False,
+        ),
     ] = None,
     *,
     encoder: Annotated[list[str], typer.Option(help=_ENCODER)] = ["deepsentinel-nano"],  # noqa: B006 - typer's way
-    config: Annotated[
-        Path | None,
-        typer.Option(help="YAML file of the protocol; docs/evaluate.md lists its keys."),
-    ] = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A key of the protocol; may be repeated."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any key of the protocol, before those of the file; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = Path(
         "evaluation"
     ),
+    keys: Annotated[bool, typer.Option("--keys", help="List every key and its default.")] = False,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
@@ -36,6 +52,8 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    requester_pays: Payer = None,
+    storage_option: ClientOptions = None,
     as_json: Json = False,
 ) -> None:
     """Judge encoders beside band statistics and random weights: few labels, clouds, unseen classes.
@@ -44,11 +62,14 @@ def evaluate(
 
     Example: [bold]deepsentinel evaluate corpus/ --encoder deepsentinel-nano --set "parts=[scores, matrix]"[/]
     """
-    from deepsentinel.training.config import read_config, write_config
+    from deepsentinel.training.config import describe_config, read_config, write_config
     from deepsentinel.training.evaluate import compare as run_compare
     from deepsentinel.training.evaluate import evaluate as run
     from deepsentinel.training.protocol import Protocol
 
+    if keys:
+        say(describe_config(Protocol))
+        return
     if compare is not None:
         report = run_compare(*compare)
         if as_json:
@@ -56,15 +77,20 @@ def evaluate(
         else:
             say(report.text())
         return
-    if corpus is None:
-        raise typer.BadParameter("name a corpus, or two reports with --compare.")
-    protocol = read_config(Protocol, config, sets=sets or ())
+    file, corpora = config_and_corpora(source)
+    if len(corpora) != 1:
+        raise ConfigError(
+            f"{len(corpora)} corpora were given ({' '.join(corpora)}); name one, or two reports with "
+            "--compare."
+        )
+    protocol = read_config(Protocol, file, sets=sets or ())
     found = run(
         encoder,
-        corpus,
+        corpora[0],
         protocol,
         out_dir=out_dir,
         say=lambda line: err.print(line, markup=False, highlight=False, soft_wrap=True),
+        **access(requester_pays, storage_option),
     )
     write_config(protocol, out_dir / "protocol.yaml")
     if as_json:

@@ -11,6 +11,7 @@ from deepsentinel.cli.common import (
     Json,
     Payer,
     access,
+    config_and_corpora,
     json_text,
     out,
     print_json,
@@ -108,7 +109,10 @@ def finetune(
     if keys:
         say(describe_config(FinetuneRun))
         return
-    file, corpus = _sources(source or [])
+    file, corpora = config_and_corpora(source)
+    if len(corpora) > 1:
+        raise ConfigError(f"several corpora were given: {' '.join(corpora)}. Give one.")
+    corpus = next(iter(corpora), None)
     named: dict[str, object] = {"corpus": corpus, "task": task, "label": label, "encoder": encoder}
     named |= {"model.decoder": decoder, "epochs": epochs, "lr": lr, "batch_size": batch_size}
     named |= {"num_workers": num_workers, "seed": seed, "out_dir": out_dir}
@@ -133,13 +137,3 @@ def finetune(
         out.print(rows_table(f"On the {run.test_split} split", ("score", "value"), single))
         if by_class:
             out.print(rows_table("By class", ("class", "score"), list(by_class.items())))
-
-
-def _sources(given: list[str]) -> tuple[str | None, str | None]:
-    """Config file and corpus, in whatever order they stand."""
-    files = [text for text in given if Path(text).suffix in {".yaml", ".yml"}]
-    corpora = [text for text in given if text not in files]
-    for kind, found in (("config files", files), ("corpora", corpora)):
-        if len(found) > 1:
-            raise ConfigError(f"several {kind} were given: {' '.join(found)}. Give one.")
-    return next(iter(files), None), next(iter(corpora), None)

@@ -7,8 +7,15 @@ from typing import Annotated
 
 import typer
 
-from deepsentinel.cli.common import ClientOptions, Json, Payer, access, print_json, say
-from deepsentinel.errors import ConfigError
+from deepsentinel.cli.common import (
+    ClientOptions,
+    Json,
+    Payer,
+    access,
+    config_and_corpora,
+    print_json,
+    say,
+)
 
 
 def pretrain(
@@ -72,14 +79,11 @@ def pretrain(
         say(describe_config(PretrainConfig))
         say("\n".join(["", "objectives:", *(f"  {row.name}: {row.title}" for row in ROWS)]))
         return
-    files = [text for text in source or () if Path(text).suffix in {".yaml", ".yml"}]
-    corpora = [text for text in source or () if text not in files]
-    if len(files) > 1:
-        raise ConfigError(f"several config files were given: {' '.join(files)}. Give one.")
+    file, corpora = config_and_corpora(source)
     named: dict[str, object] = {"objective": objective, "backbone": backbone, "fusion": fusion}
     named |= {"steps": steps, "out_dir": out_dir, "corpus": _one_or_list(corpora)}
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
-    chosen = read_config(PretrainConfig, files[0] if files else None, sets=[*(sets or ()), *words])
+    chosen = read_config(PretrainConfig, file, sets=[*(sets or ()), *words])
     client = access(requester_pays, storage_option)
     chosen = replace(chosen, **{k: v for k, v in client.items() if v is not None})
     result = run_config(chosen, resume=not restart, progress=not as_json)

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -68,6 +68,8 @@ def evaluate(
     blocks: ArrayLike | None = None,
     out_dir: str | Path | None = None,
     say: Callable[[str], None] | None = None,
+    requester_pays: bool | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Judge encoders on labelled patches, beside band statistics and random weights, always.
 
@@ -85,6 +87,8 @@ def evaluate(
             of `protocol.block_km` if `None`; places, scenes or parcels where they are known.
         out_dir: where to write `report.html`, JSON, CSV and pictures; `None` writes nothing.
         say: called with one line a score.
+        requester_pays: of a corpus in a bucket, as for `DeepSentinelDataset`.
+        storage_options: likewise.
 
     Returns:
         Rows with scores, intervals and bootstrap replicates, and the report.
@@ -108,6 +112,11 @@ def evaluate(
     started = time.perf_counter()
     protocol = protocol or Protocol()
     tell = say or (lambda _: None)
+    if isinstance(data, str | Path):
+        client: dict[str, Any] = {}
+        client |= {"requester_pays": requester_pays, "storage_options": storage_options}
+        spec = _label(DeepSentinelDataset(data, None, labels=(), **client).info, protocol)
+        data = DeepSentinelDataset(data, None, labels=(spec.name,), **client)
     dataset, units, facts = _material(data, protocol, class_names)
     units = units.occurring(protocol.least_units)
     splits = _splits(dataset) if protocol.folds is None else None
@@ -143,12 +152,9 @@ def _rows(bench: Bench, who: Sequence[Subject], say: Callable[[str], None]) -> t
 
 
 def _material(
-    data: str | Path | Samples, protocol: Protocol, class_names: Sequence[str] | None
+    data: Samples, protocol: Protocol, class_names: Sequence[str] | None
 ) -> tuple[Samples, Units, dict[str, Any]]:
     """Samples, units and facts of what is evaluated on."""
-    if isinstance(data, str | Path):
-        spec = _label(DeepSentinelDataset(data, None, labels=()).info, protocol)
-        data = DeepSentinelDataset(data, None, labels=(spec.name,))
     if isinstance(data, DeepSentinelDataset):
         info = data.info
         spec = _label(replace(info, labels=data.request.labels), protocol)
