@@ -25,12 +25,12 @@ from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.errors import LabelError, SplitError
 from deepsentinel.labels import Scheme
 from deepsentinel.sample import IGNORE_INDEX, Sample
-from deepsentinel.training.controls import PixelControl
 from deepsentinel.training.evaluate import Embeddings, band_statistics, embed, evaluate_model
+from deepsentinel.training.evaluation.controls import PixelControl
+from deepsentinel.training.evaluation.probe import probe
 from deepsentinel.training.finetune import finetune
-from deepsentinel.training.probe import probe
-from deepsentinel.training.scores import Confusion
-from deepsentinel.training.setup import model_for, pick_label
+from deepsentinel.training.finetuning.setup import model_for, pick_label
+from deepsentinel.training.scoring.scores import Confusion
 from deepsentinel.zoo.load import load_encoder
 
 SENSOR_ROWS: Final[dict[str, tuple[Sensor, ...]]] = {"s1": ("s1",), "s2": ("s2",), "both": SENSORS}

@@ -13,7 +13,7 @@ import deepsentinel
 from deepsentinel.datasets.indices import EviTarget
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.training.evaluate import evaluate_model
-from deepsentinel.training.labels import target_statistics
+from deepsentinel.training.finetuning.labels import target_statistics
 
 CROPS = ("orchard", "shrubland")
 

@@ -12,7 +12,7 @@ import torch
 import deepsentinel
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.training.evaluate import evaluate_model
-from deepsentinel.training.retrieval import cross_sensor_retrieval
+from deepsentinel.training.scoring.retrieval import cross_sensor_retrieval
 
 
 def main(folder: Path, *, patches: int = 160, epochs: int = 12) -> None:

@@ -2,7 +2,7 @@
 
 from deepsentinel import DeepSentinelDataset, evaluate
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
-from deepsentinel.training.protocol import Protocol
+from deepsentinel.training.evaluation.protocol import Protocol
 
 corpus = write_synthetic_corpus("corpus", patches=48, patch_size=32, seed=0)
 dataset = DeepSentinelDataset(corpus, None, labels=("landcover_class",))

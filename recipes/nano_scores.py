@@ -17,8 +17,8 @@ from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.encoders.presto import PrestoEncoder
 from deepsentinel.sample import IGNORE_INDEX, IMAGE_KEYS, Sample
 from deepsentinel.training.evaluate import band_statistics, embed
-from deepsentinel.training.probe import fewshot_probe, spatial_blocks
-from deepsentinel.training.retrieval import cross_sensor_retrieval
+from deepsentinel.training.evaluation.probe import fewshot_probe, spatial_blocks
+from deepsentinel.training.scoring.retrieval import cross_sensor_retrieval
 
 SIZES = (20, 60, 120)
 """Labels of the few-shot probe; the least training half of the scene's held-out blocks has 120."""

@@ -409,7 +409,7 @@ def test_ctrl_c_stops_with_130_and_the_corpus_is_continued(cli, tmp_path):
 PRESS_CTRL_C_IN_TRAINING = """
 import os, signal
 from deepsentinel.cli import main
-from deepsentinel.training.checkpoint import RunFolder
+from deepsentinel.training.finetuning.checkpoint import RunFolder
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 write, written = RunFolder.write, []

@@ -9,7 +9,7 @@ from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.training.config import read_config
 from deepsentinel.training.pretrain import run_config
-from deepsentinel.training.pretrain_config import PretrainConfig
+from deepsentinel.training.pretraining.options import PretrainConfig
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))
 HERE = (

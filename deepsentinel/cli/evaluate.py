@@ -65,7 +65,7 @@ def evaluate(
     from deepsentinel.training.config import describe_config, read_config, write_config
     from deepsentinel.training.evaluate import compare as run_compare
     from deepsentinel.training.evaluate import evaluate as run
-    from deepsentinel.training.protocol import Protocol
+    from deepsentinel.training.evaluation.protocol import Protocol
 
     if keys:
         say(describe_config(Protocol))

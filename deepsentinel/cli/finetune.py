@@ -103,7 +103,7 @@ def finetune(
     Example: [bold]deepsentinel finetune config.yaml --set lr=3e-4 --set model.decoder=fpn[/]
     """
     from deepsentinel.training.config import describe_config, read_config
-    from deepsentinel.training.finetune_run import FinetuneRun, run_config
+    from deepsentinel.training.finetuning.run import FinetuneRun, run_config
     from deepsentinel.training.ranks import rank
 
     if keys:

@@ -71,7 +71,7 @@ def pretrain(
     """
     from deepsentinel.training.config import describe_config, read_config
     from deepsentinel.training.pretrain import run_config
-    from deepsentinel.training.pretrain_config import PretrainConfig
+    from deepsentinel.training.pretraining.options import PretrainConfig
 
     if keys:
         from deepsentinel.objectives.registry import ROWS

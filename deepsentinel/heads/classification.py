@@ -131,7 +131,7 @@ class Classifier(Model[Classification]):
         dropout: in front of the last layer.
         loss: `"cross_entropy"` or `"focal"`; with `multilabel` the binary one of each class.
         focal_gamma: how much less the focal loss counts what is already right; 0 is no less.
-        class_weights: K weights of the loss, such as `training.labels.class_weights` counts.
+        class_weights: K weights of the loss, such as `training.finetuning.labels.class_weights` counts.
         label_smoothing: share of each target spread over all classes, 0 to 1; cross entropy only.
 
     Raises:

@@ -140,7 +140,7 @@ class Regressor(Model[Regression]):
         decoder: of pixels, as a `Segmenter` takes it.
         head: of patches: `"linear"`, `"mlp"` or `"attention"`, as a `Classifier` takes it.
         target_names: K names.
-        target_mean: K means of the target, such as `training.labels.target_statistics` finds: the
+        target_mean: K means of the target, such as `training.finetuning.labels.target_statistics` finds: the
             head learns what is left, so that one learning rate suits every quantity.
         target_std: K standard deviations of it.
         channels: width of the decoder, a multiple of 32.

@@ -123,7 +123,7 @@ class Segmenter(Model[Segmentation]):
             `{"cross_entropy": 1, "dice": 0.5}`.
         focal_gamma: how much less the focal loss counts what is already right; 0 is no less.
         class_weights: K weights of the cross entropy and the focal loss, such as
-            `training.labels.class_weights` counts; Dice and Lovasz weigh classes alike by nature.
+            `training.finetuning.labels.class_weights` counts; Dice and Lovasz weigh classes alike by nature.
         label_smoothing: share of each target spread over all classes, 0 to 1; cross entropy only.
 
     Raises:

@@ -16,10 +16,10 @@ from deepsentinel.corpus.format import CorpusInfo, LabelSpec
 from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.errors import LabelError, TrainingError, UnknownNameError, nearest
 from deepsentinel.heads.model import Model
-from deepsentinel.training.bench import Bench, Row
 from deepsentinel.training.config import plain
-from deepsentinel.training.curves import few_shot_rows
-from deepsentinel.training.embed import (
+from deepsentinel.training.evaluation.bench import Bench, Row
+from deepsentinel.training.evaluation.curves import few_shot_rows
+from deepsentinel.training.evaluation.embed import (
     Embeddings,
     Samples,
     band_statistics,
@@ -30,17 +30,17 @@ from deepsentinel.training.embed import (
     take,
     to_device,
 )
-from deepsentinel.training.evaluation import Evaluation, compare
-from deepsentinel.training.evaluation_report import evaluation_report
-from deepsentinel.training.matrix import matrix_rows
-from deepsentinel.training.probe import fewshot_probe, probe, spatial_blocks
-from deepsentinel.training.protocol import Protocol
-from deepsentinel.training.scores import scores_for
-from deepsentinel.training.scores_detection import DetectionScores
-from deepsentinel.training.setup import TASKS, pick_label
-from deepsentinel.training.subjects import Encoders, Subject, subjects
-from deepsentinel.training.units import Units, patch_units, pixel_units
-from deepsentinel.training.unseen import unseen_rows
+from deepsentinel.training.evaluation.matrix import matrix_rows
+from deepsentinel.training.evaluation.probe import fewshot_probe, probe, spatial_blocks
+from deepsentinel.training.evaluation.protocol import Protocol
+from deepsentinel.training.evaluation.report import evaluation_report
+from deepsentinel.training.evaluation.result import Evaluation, compare
+from deepsentinel.training.evaluation.subjects import Encoders, Subject, subjects
+from deepsentinel.training.evaluation.units import Units, patch_units, pixel_units
+from deepsentinel.training.evaluation.unseen import unseen_rows
+from deepsentinel.training.finetuning.setup import TASKS, pick_label
+from deepsentinel.training.scoring.detection import DetectionScores
+from deepsentinel.training.scoring.scores import scores_for
 
 __all__ = [
     "Embeddings",

@@ -19,15 +19,13 @@ from deepsentinel.datasets.stream_loader import StreamLoader
 from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import MissingExtraError, TrainingError
 from deepsentinel.heads.model import Model, load_weights
-from deepsentinel.training.checkpoint import Row, RunFolder, State, check_options
-from deepsentinel.training.finetune_report import FOLDER, is_report_of, write_finetune_report
-from deepsentinel.training.loader import EpochLoader, in_order, shared_badly
-from deepsentinel.training.lora import LoRA, adapted
-from deepsentinel.training.options import FinetuneConfig, Precision
-from deepsentinel.training.preflight import Samples, check_start, described
-from deepsentinel.training.ranks import from_first, join, rank, together, world_size
-from deepsentinel.training.scores import scores_for
-from deepsentinel.training.task import (
+from deepsentinel.training.finetuning.checkpoint import Row, RunFolder, State, check_options
+from deepsentinel.training.finetuning.loader import EpochLoader, in_order, shared_badly
+from deepsentinel.training.finetuning.lora import LoRA, adapted
+from deepsentinel.training.finetuning.options import FinetuneConfig, Precision
+from deepsentinel.training.finetuning.preflight import Samples, check_start, described
+from deepsentinel.training.finetuning.report import FOLDER, is_report_of, write_finetune_report
+from deepsentinel.training.finetuning.task import (
     Augmenter,
     Interrupts,
     ProgressBar,
@@ -35,6 +33,8 @@ from deepsentinel.training.task import (
     best_epoch,
     is_finished,
 )
+from deepsentinel.training.ranks import from_first, join, rank, together, world_size
+from deepsentinel.training.scoring.scores import scores_for
 
 # What the run folder, the callbacks and the loaders do instead of Lightning.
 _OURS: Final[dict[str, Any]] = {

@@ -29,17 +29,17 @@ from deepsentinel.errors import ConfigError, TrainingError, nearest
 from deepsentinel.objectives.objective import Objective
 from deepsentinel.objectives.registry import make_objective
 from deepsentinel.store import is_local
-from deepsentinel.training.checkpoint import check_options
 from deepsentinel.training.config import plain, write_config
-from deepsentinel.training.feed import Feed, Framing, MapFeed, Samples, StreamFeed
-from deepsentinel.training.pretrain_card import about, final_card
-from deepsentinel.training.pretrain_config import Precision, PretrainConfig
-from deepsentinel.training.pretrain_loop import Loop
-from deepsentinel.training.pretrain_report import pretrain_report
-from deepsentinel.training.pretrain_state import LogRow, PretrainFolder
+from deepsentinel.training.finetuning.checkpoint import check_options
+from deepsentinel.training.finetuning.setup import pick_label
+from deepsentinel.training.pretraining.card import about, final_card
+from deepsentinel.training.pretraining.feed import Feed, Framing, MapFeed, Samples, StreamFeed
+from deepsentinel.training.pretraining.loop import Loop
+from deepsentinel.training.pretraining.options import Precision, PretrainConfig
+from deepsentinel.training.pretraining.report import pretrain_report
+from deepsentinel.training.pretraining.state import LogRow, PretrainFolder
+from deepsentinel.training.pretraining.watch import Probe, Some
 from deepsentinel.training.ranks import join, rank, world_size
-from deepsentinel.training.setup import pick_label
-from deepsentinel.training.watch import Probe, Some
 from deepsentinel.zoo.load import load_encoder
 
 Data = str | Path | Samples | DeepSentinelStream

@@ -12,7 +12,7 @@ from pathlib import Path
 from deepsentinel import evaluate, load_encoder
 from deepsentinel.corpus.convert import convert
 from deepsentinel.datasets.dataset import DeepSentinelDataset
-from deepsentinel.training.protocol import Protocol
+from deepsentinel.training.evaluation.protocol import Protocol
 
 LABELS = (20, 60, 200)
 LEAST = 10

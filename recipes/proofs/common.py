@@ -17,9 +17,9 @@ from deepsentinel.bands import SENSORS, Sensor
 from deepsentinel.encoders.galileo import GalileoEncoder
 from deepsentinel.encoders.presto import PrestoEncoder
 from deepsentinel.sample import IMAGE_KEYS, Sample
-from deepsentinel.training.intervals import Interval, interval
-from deepsentinel.training.probe import PENALTY, standardise
-from deepsentinel.training.report import Report
+from deepsentinel.training.evaluation.intervals import Interval, interval
+from deepsentinel.training.evaluation.probe import PENALTY, standardise
+from deepsentinel.training.reports.report import Report
 
 REPLICATES: Final = 2_000
 FINEST: Final = 2

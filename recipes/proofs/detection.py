@@ -18,8 +18,8 @@ from deepsentinel import DeepSentinelDataset, Detector, finetune, load_encoder
 from deepsentinel.datasets.augment import Augment
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.training.evaluate import evaluate_model
-from deepsentinel.training.parts import Table
-from deepsentinel.training.report import Report
+from deepsentinel.training.reports.parts import Table
+from deepsentinel.training.reports.report import Report
 
 PATCHES: Final = 240
 TEST_PATCHES: Final = 120

@@ -21,9 +21,9 @@ from deepsentinel.datasets.augment import Augment
 from deepsentinel.datasets.indices import EviTarget
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.sample import collate
-from deepsentinel.training.controls import pixel_statistics
-from deepsentinel.training.labels import target_statistics
-from deepsentinel.training.report import Report, Table
+from deepsentinel.training.evaluation.controls import pixel_statistics
+from deepsentinel.training.finetuning.labels import target_statistics
+from deepsentinel.training.reports.report import Report, Table
 from recipes.proofs.common import NANO, RANDOM, Scores, arguments, finish, signed, spread, two_way
 
 RUNS: Final = 3

@@ -18,10 +18,10 @@ import torch
 from deepsentinel import DeepSentinelDataset, Matcher, finetune, load_encoder
 from deepsentinel.datasets.augment import Augment
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
-from deepsentinel.training.embed import batches
-from deepsentinel.training.report import Report, Table
-from deepsentinel.training.retrieval import CUTS, Retrieval, cross_sensor_retrieval
-from deepsentinel.training.scores_matching import MatchingScores
+from deepsentinel.training.evaluation.embed import batches
+from deepsentinel.training.reports.report import Report, Table
+from deepsentinel.training.scoring.matching import MatchingScores
+from deepsentinel.training.scoring.retrieval import CUTS, Retrieval, cross_sensor_retrieval
 from recipes.proofs.common import NANO, RANDOM, arguments, finish, spread
 
 RUNS: Final = 3

@@ -26,10 +26,10 @@ from deepsentinel.objectives.objective import Objective
 from deepsentinel.objectives.registry import OBJECTIVES
 from deepsentinel.objectives.teachers import Teachers
 from deepsentinel.sample import IMAGE_KEYS, Sample
-from deepsentinel.training.embed import band_statistics, embed
-from deepsentinel.training.probe import fewshot_probe, spatial_blocks
-from deepsentinel.training.report import Report, Table
-from deepsentinel.training.retrieval import cross_sensor_retrieval
+from deepsentinel.training.evaluation.embed import band_statistics, embed
+from deepsentinel.training.evaluation.probe import fewshot_probe, spatial_blocks
+from deepsentinel.training.reports.report import Report, Table
+from deepsentinel.training.scoring.retrieval import cross_sensor_retrieval
 
 SOURCES: dict[str, tuple[str, float, str | int, dict[str, float]]] = {
     "scene": ("bigearthnet/s2_scene", 0.4, "auto", {"train": 0.5, "test": 0.5}),

@@ -22,8 +22,8 @@ from torch.utils.data import Subset
 from deepsentinel import Classifier, DeepSentinelDataset, collate, convert, finetune
 from deepsentinel.datasets.augment import Augment
 from deepsentinel.sample import Sample
-from deepsentinel.training.embed import band_statistics, embed
-from deepsentinel.training.report import Report, Table
+from deepsentinel.training.evaluation.embed import band_statistics, embed
+from deepsentinel.training.reports.report import Report, Table
 from recipes.proofs.common import (
     NANO,
     RANDOM,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deepsentinel import DeepSentinelDataset, evaluate
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
-from deepsentinel.training.protocol import Protocol
+from deepsentinel.training.evaluation.protocol import Protocol
 
 PATCHES = {"matrix": (160, 64), "unseen": (400, 32), "segmentation": (160, 64)}
 """How many, and pixels of a side."""

@@ -22,8 +22,8 @@ from deepsentinel.bands import SENSORS, Sensor
 from deepsentinel.datasets.augment import Augment
 from deepsentinel.labels import Scheme
 from deepsentinel.sample import Sample
-from deepsentinel.training.controls import pixel_statistics
-from deepsentinel.training.report import Report, Table
+from deepsentinel.training.evaluation.controls import pixel_statistics
+from deepsentinel.training.reports.report import Report, Table
 from recipes.proofs.common import (
     NANO,
     RANDOM,

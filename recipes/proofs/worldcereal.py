@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from deepsentinel import DeepSentinelDataset, convert
 from deepsentinel.bands import SENSORS, Sensor
 from deepsentinel.sample import IMAGE_KEYS, Sample
-from deepsentinel.training.controls import pixel_statistics
-from deepsentinel.training.intervals import Interval, interval
-from deepsentinel.training.report import Picture, Report, Table
+from deepsentinel.training.evaluation.controls import pixel_statistics
+from deepsentinel.training.evaluation.intervals import Interval, interval
+from deepsentinel.training.reports.report import Picture, Report, Table
 from recipes.proofs.common import (
     NANO,
     RANDOM,

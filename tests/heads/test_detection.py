@@ -22,7 +22,7 @@ from deepsentinel.heads.assignment import cover_cell, match_cells, peaks
 from deepsentinel.heads.boxes import grid_anchors
 from deepsentinel.heads.dense import Found, focal
 from deepsentinel.heads.detection import METHODS, Detector
-from deepsentinel.training.scores_detection import DetectionScores
+from deepsentinel.training.scoring.detection import DetectionScores
 
 PYRAMIDS = [
     ((4, 8, 16, 32), (8, 8, 16, 16)),

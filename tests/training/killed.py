@@ -20,9 +20,9 @@ from deepsentinel.datasets.stream import DeepSentinelStream
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.datasets.transforms import Compose, RandomFlip, RandomRot90, SensorDropout
 from deepsentinel.heads import files
-from deepsentinel.training import checkpoint
 from deepsentinel.training.finetune import finetune
-from deepsentinel.training.lora import LoRA
+from deepsentinel.training.finetuning import checkpoint
+from deepsentinel.training.finetuning.lora import LoRA
 
 
 def merge(sample):

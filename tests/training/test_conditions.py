@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deepsentinel.errors import TrainingError
-from deepsentinel.training.conditions import Condition, Conditioned
+from deepsentinel.training.evaluation.conditions import Condition, Conditioned
 
 
 def nan_share(image):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from deepsentinel.errors import SampleError, TrainingError
-from deepsentinel.training.controls import WINDOW, PixelControl, pixel_statistics
+from deepsentinel.training.evaluation.controls import WINDOW, PixelControl, pixel_statistics
 
 NAN = float("nan")
 

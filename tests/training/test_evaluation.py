@@ -11,14 +11,14 @@ from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.errors import LabelError, ReportError, TrainingError, UnknownNameError
 from deepsentinel.sample import PatchMeta
-from deepsentinel.training.bench import Answers, Bench
 from deepsentinel.training.evaluate import Protocol, compare
-from deepsentinel.training.intervals import interval
-from deepsentinel.training.matrix import CLEAR, GATED, comparisons, difference, gated
-from deepsentinel.training.metrics import all_scores
-from deepsentinel.training.report import read_report
-from deepsentinel.training.units import patch_units
-from deepsentinel.training.unseen import SCRATCH, TAUGHT, class_split
+from deepsentinel.training.evaluation.bench import Answers, Bench
+from deepsentinel.training.evaluation.intervals import interval
+from deepsentinel.training.evaluation.matrix import CLEAR, GATED, comparisons, difference, gated
+from deepsentinel.training.evaluation.metrics import all_scores
+from deepsentinel.training.evaluation.units import patch_units
+from deepsentinel.training.evaluation.unseen import SCRATCH, TAUGHT, class_split
+from deepsentinel.training.reports.report import read_report
 
 QUICK = Protocol(
     methods=("knn", "linear"),
@@ -124,7 +124,7 @@ def test_training_patches_never_test(encoder, monkeypatch) -> None:
         seen.append(parts)
         raise TrainingError("enough")
 
-    monkeypatch.setattr("deepsentinel.training.bench.learn", spy)
+    monkeypatch.setattr("deepsentinel.training.evaluation.bench.learn", spy)
     for _ in range(2):
         with pytest.raises(TrainingError, match="enough"):
             bench.probe(None, "knn", QUICK.budgets[1], (None,), (None,))

@@ -13,7 +13,7 @@ from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.datasets.transforms import Compose, RandomFlip
 from deepsentinel.errors import SampleError, ShapeError, TrainingError
 from deepsentinel.sample import PatchMeta
-from deepsentinel.training.feed import (
+from deepsentinel.training.pretraining.feed import (
     Framing,
     MapFeed,
     Position,

@@ -27,7 +27,7 @@ from deepsentinel.heads.classification import Classifier
 from deepsentinel.heads.model import load_model
 from deepsentinel.sample import collate
 from deepsentinel.training.finetune import finetune
-from deepsentinel.training.schedule import Schedule
+from deepsentinel.training.finetuning.schedule import Schedule
 
 SCRIPT = Path(__file__).with_name("killed.py")
 ROOT = Path(__file__).parents[2]

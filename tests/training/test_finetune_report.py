@@ -15,9 +15,9 @@ from deepsentinel.heads.detection import Detector
 from deepsentinel.heads.regression import Regressor
 from deepsentinel.training.evaluate import evaluate_model
 from deepsentinel.training.finetune import finetune
-from deepsentinel.training.finetune_report import write_finetune_report
-from deepsentinel.training.report import read_report
-from deepsentinel.training.sheet import judge, scheme_of, sheet
+from deepsentinel.training.finetuning.report import write_finetune_report
+from deepsentinel.training.finetuning.sheet import judge, scheme_of, sheet
+from deepsentinel.training.reports.report import read_report
 
 HISTORY = [
     {"epoch": 1, "train_loss": 1.2, "val_loss": 1.1, "miou": 0.2, "lr": 1e-3},

@@ -15,9 +15,9 @@ from deepsentinel.errors import ConfigError, LeakWarning, SplitError
 from deepsentinel.heads.model import load_model
 from deepsentinel.training.config import describe_config, read_config
 from deepsentinel.training.finetune import finetune
-from deepsentinel.training.finetune_run import FinetuneRun, run_config
-from deepsentinel.training.labels import class_weights
-from deepsentinel.training.lora import LoRA
+from deepsentinel.training.finetuning.labels import class_weights
+from deepsentinel.training.finetuning.lora import LoRA
+from deepsentinel.training.finetuning.run import FinetuneRun, run_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "finetune.md"
 

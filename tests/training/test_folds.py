@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepsentinel.errors import TrainingError
-from deepsentinel.training.folds import Budget, given_fold, spatial_folds
+from deepsentinel.training.evaluation.folds import Budget, given_fold, spatial_folds
 
 
 @given(

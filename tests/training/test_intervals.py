@@ -9,7 +9,7 @@ from sklearn.metrics import (
     jaccard_score,
 )
 
-from deepsentinel.training.intervals import (
+from deepsentinel.training.evaluation.intervals import (
     Interval,
     average_precisions,
     block_weights,
@@ -17,7 +17,7 @@ from deepsentinel.training.intervals import (
     confusions,
     interval,
 )
-from deepsentinel.training.metrics import replicated
+from deepsentinel.training.evaluation.metrics import replicated
 
 
 def drawn_again(weights, blocks):
@@ -85,7 +85,7 @@ def test_unknown_labels_count_nothing(rng, drawn) -> None:
 def test_average_precision_in_parts_is_the_same(rng, monkeypatch) -> None:
     scores, target, weights = rng.random(50), rng.integers(0, 2, 50), rng.integers(0, 3, (7, 50))
     whole = average_precisions(scores, target, weights.astype(float))
-    monkeypatch.setattr("deepsentinel.training.intervals._CHUNK", 100)
+    monkeypatch.setattr("deepsentinel.training.evaluation.intervals._CHUNK", 100)
     np.testing.assert_allclose(average_precisions(scores, target, weights.astype(float)), whole)
     assert np.isnan(average_precisions(scores, np.zeros(50), np.ones((1, 50)))).all()
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from deepsentinel.errors import LabelError, SampleError, TrainingError
-from deepsentinel.training.labels import class_weights, target_statistics
+from deepsentinel.training.finetuning.labels import class_weights, target_statistics
 
 
 def test_weights_are_sklearns(rng) -> None:

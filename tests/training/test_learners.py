@@ -5,9 +5,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from deepsentinel.errors import TrainingError, UnknownNameError
-from deepsentinel.training import learners
-from deepsentinel.training.learners import class_prior, learn, reduced
-from deepsentinel.training.metrics import all_scores
+from deepsentinel.training.evaluation import learners
+from deepsentinel.training.evaluation.learners import class_prior, learn, reduced
+from deepsentinel.training.evaluation.metrics import all_scores
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import torch
 from torch.utils.data import Dataset, Subset
 
-from deepsentinel.training.loader import EpochLoader, in_order
+from deepsentinel.training.finetuning.loader import EpochLoader, in_order
 
 
 class Drawing(Dataset):

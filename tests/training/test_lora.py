@@ -9,7 +9,7 @@ from deepsentinel.heads.classification import Classifier
 from deepsentinel.heads.model import load_model
 from deepsentinel.sample import collate
 from deepsentinel.training.finetune import finetune
-from deepsentinel.training.lora import LoRA, adaptable, adapted, merged
+from deepsentinel.training.finetuning.lora import LoRA, adaptable, adapted, merged
 
 
 def vit(seed: int = 0):

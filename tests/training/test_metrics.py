@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as sk
 
 from deepsentinel.errors import TrainingError
-from deepsentinel.training.metrics import HEADLINES, MEANINGS, all_scores, class_scores
+from deepsentinel.training.evaluation.metrics import HEADLINES, MEANINGS, all_scores, class_scores
 
 
 @pytest.fixture

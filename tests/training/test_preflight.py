@@ -19,8 +19,8 @@ from deepsentinel.errors import LabelError, LeakWarning, SampleError, TrainingEr
 from deepsentinel.heads.classification import Classifier
 from deepsentinel.heads.segmentation import Segmenter
 from deepsentinel.training.finetune import finetune
-from deepsentinel.training.leak import find_leak
-from deepsentinel.training.preflight import check_start, patches_of
+from deepsentinel.training.finetuning.leak import find_leak
+from deepsentinel.training.finetuning.preflight import check_start, patches_of
 
 SIDE = 32 * 10.0
 """Metres along a patch."""

@@ -27,13 +27,13 @@ from deepsentinel.errors import (
 from deepsentinel.objectives.objective import Objective
 from deepsentinel.objectives.registry import OBJECTIVES
 from deepsentinel.training.config import read_config
-from deepsentinel.training.embed import embed
+from deepsentinel.training.evaluation.embed import embed
 from deepsentinel.training.pretrain import Given, pretrain, run_config
-from deepsentinel.training.pretrain_config import PretrainConfig
-from deepsentinel.training.pretrain_loop import checkpoint_activations
-from deepsentinel.training.pretrain_state import PretrainFolder
-from deepsentinel.training.report import read_report
-from deepsentinel.training.watch import Probe, Some
+from deepsentinel.training.pretraining.loop import checkpoint_activations
+from deepsentinel.training.pretraining.options import PretrainConfig
+from deepsentinel.training.pretraining.state import PretrainFolder
+from deepsentinel.training.pretraining.watch import Probe, Some
+from deepsentinel.training.reports.report import read_report
 
 HERE = Path(__file__).parent
 TINY = {"backbone_options": {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 16]}}
@@ -228,7 +228,7 @@ def test_the_loop_is_that_of_plain_torch(root: Path, tmp_path: Path) -> None:
     result = pretrain(root, out_dir=tmp_path, **options | given())
     parts = given()
     encoder, objective = parts["encoder"].train(), parts["objective"]
-    from deepsentinel.training.feed import Framing, MapFeed, Position
+    from deepsentinel.training.pretraining.feed import Framing, MapFeed, Position
 
     feed = MapFeed(
         [DeepSentinelDataset(root, labels=())],

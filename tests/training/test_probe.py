@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from deepsentinel.errors import LabelError, ShapeError, TrainingError
-from deepsentinel.training.probe import (
+from deepsentinel.training.evaluation.probe import (
     fewshot_probe,
     probe,
     spatial_blocks,

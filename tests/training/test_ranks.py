@@ -12,7 +12,7 @@ import torch
 from deepsentinel.errors import TrainingError
 from deepsentinel.heads.model import load_model
 from deepsentinel.training.finetune import finetune
-from deepsentinel.training.loader import EpochSampler
+from deepsentinel.training.finetuning.loader import EpochSampler
 from deepsentinel.training.ranks import join
 
 SCRIPT = Path(__file__).with_name("together.py")

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from deepsentinel.errors import ReportError
-from deepsentinel.training.figures import confusion_figure, curves_figure, intervals_figure
-from deepsentinel.training.report import Picture, Report, Table, read_report
+from deepsentinel.training.reports.figures import confusion_figure, curves_figure, intervals_figure
+from deepsentinel.training.reports.report import Picture, Report, Table, read_report
 
 
 def report() -> Report:

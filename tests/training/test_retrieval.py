@@ -10,13 +10,13 @@ from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import ShapeError, TrainingError
 from deepsentinel.heads.matching import Matcher, places_of
 from deepsentinel.sample import PatchMeta, collate
-from deepsentinel.training.embed import embed
-from deepsentinel.training.retrieval import (
+from deepsentinel.training.evaluation.embed import embed
+from deepsentinel.training.scoring.retrieval import (
     cross_sensor_retrieval,
     ranks,
     retrieval_scores,
 )
-from deepsentinel.training.scores import scores_for
+from deepsentinel.training.scoring.scores import scores_for
 
 
 def at(name, lon) -> PatchMeta:

@@ -12,8 +12,8 @@ from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import ConfigError
 from deepsentinel.heads.classification import Classifier
 from deepsentinel.training.finetune import finetune
-from deepsentinel.training.options import FinetuneConfig
-from deepsentinel.training.schedule import (
+from deepsentinel.training.finetuning.options import FinetuneConfig
+from deepsentinel.training.finetuning.schedule import (
     Schedule,
     factors,
     layer_depths,

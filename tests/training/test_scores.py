@@ -13,13 +13,13 @@ from sklearn.metrics import (
 
 from deepsentinel.errors import TrainingError
 from deepsentinel.features import Classification, Regression, Segmentation
-from deepsentinel.training.scores import (
+from deepsentinel.training.scoring.regression import RegressionScores
+from deepsentinel.training.scoring.scores import (
     ClassificationScores,
     MultilabelScores,
     SegmentationScores,
     scores_for,
 )
-from deepsentinel.training.scores_regression import RegressionScores
 
 NAMES = ("a", "b", "c", "d")
 

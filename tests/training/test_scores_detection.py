@@ -6,7 +6,7 @@ import torch
 
 from deepsentinel.errors import TrainingError
 from deepsentinel.features import Detection
-from deepsentinel.training.scores_detection import SIZES, THRESHOLDS, DetectionScores
+from deepsentinel.training.scoring.detection import SIZES, THRESHOLDS, DetectionScores
 
 NAMES = ("a", "b", "c")
 

@@ -10,7 +10,7 @@ from deepsentinel.heads.detection import Detector
 from deepsentinel.heads.regression import Regressor
 from deepsentinel.heads.segmentation import Segmenter
 from deepsentinel.labels import scheme
-from deepsentinel.training.setup import model_for, pick_label
+from deepsentinel.training.finetuning.setup import model_for, pick_label
 
 COVER = LabelSpec("cover", "mask", scheme("worldcover"))
 OTHER = LabelSpec("other", "mask", scheme("corine-1"))

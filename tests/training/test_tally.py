@@ -7,7 +7,7 @@ import torch
 
 from deepsentinel.errors import TrainingError, TrainingWarning
 from deepsentinel.sample import PatchMeta
-from deepsentinel.training.tally import GIVE_UP_AFTER, Labels
+from deepsentinel.training.finetuning.tally import GIVE_UP_AFTER, Labels
 
 
 def batch(name: str) -> dict:

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from deepsentinel.errors import LabelError
 from deepsentinel.features import Features
 from deepsentinel.sample import collate
-from deepsentinel.training.conditions import Condition
-from deepsentinel.training.controls import pixel_statistics
-from deepsentinel.training.embed import band_statistics, embed
-from deepsentinel.training.units import at_pixels, describe, patch_units, pixel_units
+from deepsentinel.training.evaluation.conditions import Condition
+from deepsentinel.training.evaluation.controls import pixel_statistics
+from deepsentinel.training.evaluation.embed import band_statistics, embed
+from deepsentinel.training.evaluation.units import at_pixels, describe, patch_units, pixel_units
 
 NAMES = ("a", "b", "c")
 

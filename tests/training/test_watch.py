@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import TrainingError
-from deepsentinel.training.watch import TEMPERATURE, Meter, Probe, Some, neighbour_score
+from deepsentinel.training.pretraining.watch import TEMPERATURE, Meter, Probe, Some, neighbour_score
 
 
 def clusters(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.heads.segmentation import Segmenter
 from deepsentinel.training.finetune import finetune
-from deepsentinel.training.lora import LoRA
+from deepsentinel.training.finetuning.lora import LoRA
 
 PROCESSES = 2
 

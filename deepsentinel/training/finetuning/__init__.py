@@ -1,0 +1,1 @@
+"""What `finetune` is made of."""

@@ -1,0 +1,1 @@
+"""Reports of every kind of run."""
