@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from deepsentinel.bands import DEFAULT_BANDS
 from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.errors import SampleError
 from deepsentinel.sample import IMAGE_KEYS, NEIGHBOUR_KEYS, Sample
@@ -21,7 +22,8 @@ class WithNeighbours(Dataset[Sample]):
     The neighbour is drawn among the patches of the same split whose centres lie within
     `within_km`, anew in each epoch; seed, epoch and place decide it. A patch without a neighbour,
     or without a position, comes with itself, which views then tell apart; `alone` counts them.
-    Both keys are there for every sensor that the dataset reads, NaN where the neighbour lacks it.
+    Both keys are always there, NaN where the neighbour lacks the sensor, so that samples of several
+    corpora make one batch.
 
     Args:
         dataset: a corpus with positions.
@@ -88,8 +90,8 @@ class WithNeighbours(Dataset[Sample]):
         sample = self.dataset[index]
         other = self.dataset[self.neighbour(index % len(self))]
         brought = {
-            NEIGHBOUR_KEYS[s]: _image(other, IMAGE_KEYS[s], len(self.dataset.bands[s]), sample)
-            for s in self.dataset.sensors
+            NEIGHBOUR_KEYS[s]: _image(other, IMAGE_KEYS[s], len(bands), sample)
+            for s, bands in (DEFAULT_BANDS | self.dataset.bands).items()
         }
         return {**sample, **brought}
 

@@ -95,6 +95,16 @@ def test_bands_that_are_read_are_brought(root):
     assert sample["neighbour_s2"].shape == (2, 32, 32)
 
 
+def test_samples_of_corpora_with_other_sensors_make_one_batch(root):
+    both, optics = (
+        WithNeighbours(DeepSentinelDataset(root, None, labels=(), sensors=sensors), within_km=1.0)
+        for sensors in (("s1", "s2"), ("s2",))
+    )
+    batch = collate([both[0], optics[1]])
+    assert batch["neighbour_s1"].isnan().flatten(1).all(1).tolist() == [False, True]
+    assert batch["neighbour_s2"].isfinite().all()
+
+
 def test_a_corpus_of_lonely_patches_is_refused(dataset):
     with pytest.raises(SampleError, match=r"none of 16 patches has another within 1e-06 km"):
         WithNeighbours(dataset, within_km=1e-6)
