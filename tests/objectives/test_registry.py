@@ -1,6 +1,7 @@
 """Objectives by name, with options as a config gives them."""
 
 import inspect
+import re
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def test_rows_name_what_there_is():
         documented = kind.__doc__
         assert "arXiv" in documented
         for option in option_types(row.name):
-            assert f"        {option}: " in documented
+            assert re.search(rf"^ +{option}: ", documented, re.M), option
 
 
 def test_options_come_as_yaml_gives_them():
