@@ -442,6 +442,17 @@ def test_the_call_and_the_config_offer_the_same_choices() -> None:
     assert signature == config
 
 
+def test_options_that_no_checkpoint_can_hold_are_refused_at_once(
+    root: Path, tmp_path: Path
+) -> None:
+    teachers = {"teachers": [torch.nn.Linear(1, 1)]}
+    with pytest.raises(ConfigError, match=r"objective_options.*Linear.*name in the zoo"):
+        pretrain(
+            root, out_dir=tmp_path / "run", objective="distillation", objective_options=teachers
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_config_file_says_what_a_call_says(root: Path, tmp_path: Path) -> None:
     result = pretrain(root, out_dir=tmp_path / "a", **small(steps=2, checkpoint_every=1))
     config = read_config(

@@ -1,5 +1,6 @@
 """`PretrainConfig`: every choice of a pretraining, as a file and the command line name it."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -115,6 +116,17 @@ class PretrainConfig:
                 "lr, neighbours_km and grad_clip above 0, weight_decay not below 0, warmup from 0 to "
                 "below 1, ema above 0 and below 1; corpus and sensors name something."
             )
+        for name in ("objective_options", "encoder_options"):
+            self._storable(name)
+
+    def _storable(self, name: str) -> None:
+        try:
+            json.dumps(plain(getattr(self, name)))
+        except TypeError as error:
+            raise ConfigError(
+                f"{name} holds what a run could not be resumed from: {error}. Give numbers, names "
+                "and lists; an encoder by its name in the zoo or its folder."
+            ) from None
 
     def _wrong(self) -> dict[str, bool]:
         counts = (
