@@ -62,10 +62,19 @@ def test_two_corpora_are_mixed_and_a_run_is_not_mistaken_for_another(
     assert call(*given, *words, "--set", "lr=0.5", "--restart").exit_code == 0
 
 
+def test_the_command_of_the_readme(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = sets(f"encoder_options={THIN}", "steps=1")
+    done = call(root, "--objective", "masked", *words)
+    assert done.exit_code == 0, done.output
+    assert deepsentinel.load_encoder(tmp_path / "pretrain" / "encoder").card.training
+
+
 def test_what_is_wrong_is_named_before_anything_is_read(tmp_path: Path) -> None:
     for arguments, said in (
         (("nowhere", "--out", tmp_path, "--set", "epoch=3"), "unknown key 'epoch'"),
-        (("nowhere",), "lacks 'out_dir'"),
         (("--out", tmp_path), "lacks 'corpus'"),
         ((tmp_path / "a.yaml", tmp_path / "b.yaml"), "several config files"),
         ((tmp_path / "a.yaml",), "there is no config file"),

@@ -50,7 +50,8 @@ def pretrain(
         int | None, typer.Option(help="Steps of the optimiser.", show_default=False)
     ] = None,
     out_dir: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the run.", show_default=False)
+        Path | None,
+        typer.Option("--out", help="Folder of the run; pretrain if not given.", show_default=False),
     ] = None,
     keys: Annotated[
         bool, typer.Option("--keys", help="List every key, its default, and the objectives.")

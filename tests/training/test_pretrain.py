@@ -439,6 +439,8 @@ def test_the_call_and_the_config_offer_the_same_choices() -> None:
     given = inspect.signature(pretrain).parameters.items()
     signature = {n: p.default for n, p in given if n not in {"resume", "progress", "logger"}}
     config = {field.name: default(field) for field in fields(PretrainConfig)}
+    assert config.pop("out_dir") == Path("pretrain")  # a call names its folder, a command need not
+    assert signature.pop("out_dir") is inspect.Parameter.empty
     assert signature == config
 
 

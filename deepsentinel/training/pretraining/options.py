@@ -26,7 +26,9 @@ class PretrainConfig:
     corpus: Annotated[
         str | tuple[str, ...], "Folder or URL of a corpus, or a list of them. Labels are not read."
     ]
-    out_dir: Annotated[Path, "Folder of the run: checkpoint, log, images, report, encoder."]
+    out_dir: Annotated[Path, "Folder of the run: checkpoint, log, images, report, encoder."] = Path(
+        "pretrain"
+    )
 
     objective: Annotated[str, "What is learnt: a name of deepsentinel.objectives."] = "masked"
     objective_options: Annotated[dict[str, Any], "Arguments of the objective."] = field(
