@@ -138,8 +138,14 @@ def main() -> None:
         if name == "galileo-nano":
             ratios = [f"{nano[str(s)] / found[str(s)]:.1f} at {s} px" for s in BATCHES]
             print(f"nano to Galileo nano: {', '.join(ratios)}", file=sys.stderr, flush=True)
-    from tests.zoo.twins import PUBLIC
+    from tests.zoo.twins import PUBLIC, galileo_twin
 
+    small = asked.data / "weights" / OURS["galileo-nano"]
+    for name, width in {"galileo-tiny": 192, "galileo-base": 768}.items():
+        if small.is_file():
+            with tempfile.TemporaryDirectory() as folder:
+                file = galileo_twin(small, Path(folder) / "encoder.pt", width=width, depth=12)
+                print(line(f"`{name}`", in_a_process(name, {"both": file}, {}), nano), flush=True)
     for name, names in architectures().items():
         size = (PUBLIC[name].card.parameters or 0) * 4 / 1e6
         if size > asked.largest_mb:
