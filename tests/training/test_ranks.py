@@ -18,6 +18,7 @@ from deepsentinel.training.ranks import join
 SCRIPT = Path(__file__).with_name("together.py")
 ROOT = Path(__file__).parents[2]
 KILL = -signal.SIGKILL
+TOGETHER = ("plain", "regressor", "matcher", "unfrozen", "unfrozen-killed", "lora", "stream")
 
 
 def started(folder: Path, *scenarios: str) -> subprocess.CompletedProcess[str]:
@@ -33,10 +34,10 @@ def started(folder: Path, *scenarios: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("together")
-    names = ("plain", "unfrozen", "unfrozen-killed", "lora", "stream", "wrong")
-    done = started(folder, *names)
-    expected = ["plain 0 0", "unfrozen 0 0", f"unfrozen-killed {KILL} {KILL} 0 0", "lora 0 0"]
-    assert done.stdout.splitlines() == [*expected, "stream 0 0", "wrong 1 1"], done.stderr
+    done = started(folder, *TOGETHER, "wrong")
+    killed = {"unfrozen-killed": f"unfrozen-killed {KILL} {KILL} 0 0"}
+    expected = [killed.get(name, f"{name} 0 0") for name in TOGETHER]
+    assert done.stdout.splitlines() == [*expected, "wrong 1 1"], done.stderr
     assert done.stderr.count("batch_size=3 cannot be shared evenly by 2 processes") == 2
     return folder
 
@@ -45,7 +46,7 @@ def left(folder: Path) -> list[dict]:
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", ["plain", "unfrozen", "unfrozen-killed", "lora", "stream"])
+@pytest.mark.parametrize("name", TOGETHER)
 def test_both_end_with_the_same_weights_and_scores(runs, name) -> None:
     first, second = left(runs / name)
     assert first["history"] == second["history"]
@@ -56,16 +57,17 @@ def test_both_end_with_the_same_weights_and_scores(runs, name) -> None:
     assert all(torch.equal(value, kept[key]) for key, value in first["model"].items())
 
 
-def test_two_do_what_one_does(runs, tmp_path) -> None:
+@pytest.mark.parametrize("name", ["plain", "regressor"])
+def test_two_do_what_one_does(runs, tmp_path, name) -> None:
     """But for rounding: the same batches, shared out, where patches do not know of each other."""
     sys.path.insert(0, str(SCRIPT.parent))
     try:
         import together
     finally:
         sys.path.pop(0)
-    together.run("plain", tmp_path / "one", dying=False)
+    together.run(name, tmp_path / "one", dying=False)
     alone = torch.load(tmp_path / "one" / "rank0.pt", weights_only=True)
-    both = left(runs / "plain")[0]
+    both = left(runs / name)[0]
     for key, value in alone["model"].items():
         torch.testing.assert_close(both["model"][key], value, rtol=1e-3, atol=1e-4)
     for ours, theirs in zip(both["history"], alone["history"], strict=True):

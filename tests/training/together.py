@@ -18,6 +18,8 @@ from deepsentinel.datasets.augment import Augment
 from deepsentinel.datasets.stream import DeepSentinelStream
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.encoders.fusion import FusionEncoder
+from deepsentinel.heads.matching import Matcher
+from deepsentinel.heads.regression import Regressor
 from deepsentinel.heads.segmentation import Segmenter
 from deepsentinel.training.finetune import finetune
 from deepsentinel.training.finetuning.lora import LoRA
@@ -32,17 +34,18 @@ def small():
     return module
 
 
-def plain_model(seed: int = 0):
+def plain_encoder(seed: int = 0):
     """Nothing in it depends on which patches are in a batch, and nothing is drawn."""
     torch.manual_seed(seed)
     options = {"dims": [8, 16, 16, 16], "depths": [1, 1, 1, 1]}
-    encoder = FusionEncoder("convnext_atto", backbone_options=options, levels=(0, 1), embed_dim=16)
-    return Segmenter(encoder, 3, "linear", channels=16)
+    return FusionEncoder("convnext_atto", backbone_options=options, levels=(0, 1), embed_dim=16)
 
 
 def labelled(samples: list) -> list:
+    """Every pixel has a class and a quantity: else patches would weigh differently."""
     for sample in samples:
-        sample["mask"].clamp_(min=0)  # else patches would weigh differently
+        sample["mask"].clamp_(min=0)
+        sample["target"] = sample["image_s2"][:1].clone()
     return samples
 
 
@@ -68,7 +71,12 @@ def run(name: str, out_dir: Path, *, dying: bool) -> None:
     train, val = tools.make_samples(10), tools.make_samples(4, seed=1)
     model = tools.make_model("linear", seed=seed)
     if kind == "plain":
-        model, train = plain_model(seed=seed), labelled(train)
+        model, train = Segmenter(plain_encoder(seed), 3, "linear", channels=16), labelled(train)
+    elif kind == "regressor":
+        model = Regressor(plain_encoder(seed), decoder="linear")
+        train, val = labelled(train), labelled(val)
+    elif kind == "matcher":
+        model = Matcher(plain_encoder(seed), dim=8)
     elif kind == "unfrozen":
         options |= {"freeze_encoder": True, "unfreeze_epoch": 2, "augment": Augment(speckle=9.0)}
     elif kind == "lora":
