@@ -1,16 +1,12 @@
 """`pretrain`: train an encoder on patches without labels, to be resumed after a kill at any step."""
 
-import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,68 +16,31 @@ from rich.progress import (
 )
 
 from deepsentinel.bands import SENSORS
-from deepsentinel.datasets.dataset import DeepSentinelDataset
-from deepsentinel.datasets.neighbours import WithNeighbours
-from deepsentinel.datasets.stream import DeepSentinelStream
 from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.encoders.towers import Fusion
-from deepsentinel.errors import ConfigError, TrainingError, nearest
 from deepsentinel.objectives.objective import Objective
-from deepsentinel.objectives.registry import make_objective
-from deepsentinel.store import is_local
 from deepsentinel.training.config import plain, write_config
 from deepsentinel.training.finetuning.checkpoint import check_options
-from deepsentinel.training.finetuning.setup import pick_label
 from deepsentinel.training.pretraining.card import about, final_card
-from deepsentinel.training.pretraining.feed import Feed, Framing, MapFeed, Samples, StreamFeed
 from deepsentinel.training.pretraining.loop import Loop
 from deepsentinel.training.pretraining.options import Precision, PretrainConfig
 from deepsentinel.training.pretraining.report import pretrain_report
-from deepsentinel.training.pretraining.state import LogRow, PretrainFolder
-from deepsentinel.training.pretraining.watch import Probe, Some
-from deepsentinel.training.ranks import join, rank, world_size
-from deepsentinel.zoo.load import load_encoder
-
-Data = str | Path | Samples | DeepSentinelStream
-"""A corpus by path or URL, a map-style dataset or a list of samples, or a stream."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainResult:
-    """What a pretraining came to."""
-
-    encoder: FusionEncoder
-    """As it was saved, in evaluation mode."""
-    path: Path
-    """Folder of the encoder; `deepsentinel.load_encoder` opens it."""
-    out_dir: Path
-    steps: int
-    log: tuple[LogRow, ...]
-    """Rows of `log.jsonl`: losses, speed and use, spread of embeddings, probes, warnings."""
-
-    @property
-    def collapsed(self) -> bool:
-        """Whether the embeddings stopped telling patches apart at any time."""
-        return any("warning" in row for row in self.log)
-
-    def curve(self, name: str) -> tuple[tuple[int, float], ...]:
-        """Step and value of one measure, where it was taken.
-
-        Raises:
-            TrainingError: it never was.
-        """
-        points = [(row["step"], row[name]) for row in self.log if row.get(name) is not None]
-        if not points:
-            known = dict.fromkeys(key for row in self.log for key in row)
-            raise TrainingError(f"the log has no {name!r}; it has {' '.join(known)}.")
-        return tuple((int(step), float(value)) for step, value in points)  # type: ignore[arg-type]
-
-    def __str__(self) -> str:
-        loss = self.curve("loss")[-1][1]
-        probes = [value for row in self.log if isinstance(value := row.get("knn"), float)]
-        probe = f"; kNN {probes[0]:.3f} untrained, {probes[-1]:.3f} now" if probes else ""
-        warning = "; THE EMBEDDINGS COLLAPSED, see the log" if self.collapsed else ""
-        return f"loss {loss:.4f} after {self.steps} steps{probe}{warning}; encoder in {self.path}"
+from deepsentinel.training.pretraining.result import PretrainResult
+from deepsentinel.training.pretraining.setup import (
+    Data,
+    Source,
+    course_of,
+    encoder_of,
+    fabric_of,
+    feed_of,
+    objective_of,
+    opened,
+    probe_of,
+    steps_of,
+    undisturbed,
+)
+from deepsentinel.training.pretraining.state import PretrainFolder
+from deepsentinel.training.ranks import join, rank
 
 
 def pretrain(
@@ -122,6 +81,7 @@ def pretrain(
     channels_last: bool = False,
     checkpointing: bool = False,
     log_every: int = 50,
+    watch_every: int = 100,
     checkpoint_every: int = 500,
     image_every: int | None = 1000,
     probe: str | Path | None = None,
@@ -184,6 +144,7 @@ def pretrain(
         channels_last: keep images channels last in memory, which is faster on GPUs.
         checkpointing: compute activations twice instead of keeping them.
         log_every: steps between rows of the log.
+        watch_every: steps between looks at the spread of embeddings, which tell a collapse.
         checkpoint_every: steps between checkpoints.
         image_every: steps between pictures, where the objective makes some.
         probe: corpus with labels for a nearest-neighbour probe while it runs.
@@ -259,6 +220,7 @@ def pretrain(
         channels_last=channels_last,
         checkpointing=checkpointing,
         log_every=log_every,
+        watch_every=watch_every,
         checkpoint_every=checkpoint_every,
         image_every=image_every,
         probe=None if probe is None else str(probe),
@@ -306,12 +268,12 @@ def run_config(
     """
     given = given or Given()
     join(config.accelerator)
-    fabric = _fabric(config)
-    with _undisturbed(fabric):
-        data = tuple(_opened(config, d) for d in given.data or config.corpora)
-        encoder = given.encoder or _encoder(config)
-        objective = given.objective or _objective(config, encoder)
-        feed = _feed(config, data, encoder, pin=fabric.device.type == "cuda")
+    fabric = fabric_of(config)
+    with undisturbed(fabric):
+        encoder = given.encoder or encoder_of(config)
+        data = tuple(opened(config, d, encoder) for d in given.data or config.corpora)
+        objective = given.objective or objective_of(config, encoder)
+        feed = feed_of(config, data, encoder, pin=fabric.device.type == "cuda")
         loop = Loop(
             config=config,
             fabric=fabric,
@@ -319,8 +281,8 @@ def run_config(
             objective=objective,
             feed=feed,
             folder=PretrainFolder(config.out_dir),
-            steps=_steps(config, feed),
-            options=_course(config, data, encoder, feed),
+            steps=steps_of(config, feed),
+            options=course_of(config, data, encoder, feed),
             logger=logger,
         )
         _begin(loop, resume=resume)
@@ -347,138 +309,6 @@ def _encoder_name(encoder: str | Path | FusionEncoder | None) -> str | None:
     return None if encoder is None else str(encoder)
 
 
-def _fabric(config: PretrainConfig) -> Fabric:
-    """Device and precision; `torchrun` tells how many processes there are."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    precision = config.precision
-    if precision == "auto":
-        wide = config.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
-        precision = "bf16-mixed" if wide and torch.cuda.is_bf16_supported() else "32-true"
-    fabric = Fabric(
-        accelerator=config.accelerator,
-        devices=here,
-        num_nodes=max(1, world_size() // here),
-        strategy="ddp" if world_size() > 1 else "auto",
-        precision=precision,
-    )
-    fabric.launch()
-    return fabric
-
-
-def _opened(config: PretrainConfig, data: Data) -> Samples | DeepSentinelStream:
-    """A dataset or a stream of what was named; what was given as such stays."""
-    if not isinstance(data, str | Path):
-        return data
-    place: dict[str, Any] = {
-        "sensors": config.sensors,
-        "labels": (),
-        "requester_pays": config.requester_pays,
-        "storage_options": config.storage_options,
-        "cache_dir": config.cache_dir,
-    }
-    alone = len(config.corpora) == 1 and config.objective != "tile2vec"
-    streamed = alone and not is_local(data) if config.stream is None else config.stream
-    if streamed:
-        return DeepSentinelStream(data, config.split, seed=config.seed, remainder="drop", **place)
-    dataset = DeepSentinelDataset(data, config.split, **place)
-    if config.objective != "tile2vec":
-        return dataset
-    return WithNeighbours(
-        dataset,
-        within_km=config.neighbours_km,
-        seed=config.seed,
-        required=len(config.corpora) == 1,
-    )
-
-
-def _encoder(config: PretrainConfig) -> FusionEncoder:
-    if config.encoder is not None:
-        found = load_encoder(config.encoder)
-        if not isinstance(found, FusionEncoder):
-            raise TrainingError(
-                f"{config.encoder!r} is a {type(found).__name__}; only a FusionEncoder can be "
-                "pretrained further. Distil from it instead: objective distillation."
-            )
-        return found.train()
-    taken = sorted({"backbone", "fusion", "embed_dim"} & set(config.encoder_options))
-    known = set(signature(FusionEncoder).parameters) - {"card", "check", "empty"}
-    unknown = sorted(set(config.encoder_options) - known)
-    if taken or unknown:
-        raise ConfigError(
-            f"encoder_options holds {taken + unknown}: backbone, fusion and embed_dim are keys of "
-            f"their own. {nearest((taken + unknown)[0], known - set(taken))}"
-        )
-    torch.manual_seed(config.seed)
-    return FusionEncoder(
-        config.backbone, fusion=config.fusion, embed_dim=config.embed_dim, **config.encoder_options
-    )
-
-
-def _objective(config: PretrainConfig, encoder: FusionEncoder) -> Objective:
-    torch.manual_seed(config.seed)
-    return make_objective(config.objective, encoder, config.objective_options)
-
-
-def _feed(
-    config: PretrainConfig,
-    data: tuple[Samples | DeepSentinelStream, ...],
-    encoder: FusionEncoder,
-    *,
-    pin: bool,
-) -> Feed:
-    parts = world_size() * config.accumulate
-    if config.batch_size % parts:
-        raise ConfigError(
-            f"batch_size={config.batch_size} cannot be divided among {world_size()} processes and "
-            f"accumulate={config.accumulate} parts; give a multiple of {parts}."
-        )
-    framing = Framing(encoder.bands, crop=config.crop, turn=config.turn, seed=config.seed)
-    how: dict[str, Any] = {
-        "batch_size": config.batch_size // parts,
-        "rank": rank(),
-        "world_size": world_size(),
-        "num_workers": config.num_workers,
-        "pin": pin,
-    }
-    streams = [d for d in data if isinstance(d, DeepSentinelStream)]
-    if not streams:
-        sets = [d for d in data if not isinstance(d, DeepSentinelStream)]
-        return MapFeed(sets, framing, shares=config.shares, seed=config.seed, **how)
-    if len(data) > 1:
-        raise ConfigError(
-            f"{len(data)} corpora are to be mixed, but a stream can only be read alone. Give "
-            "stream=False, or one corpus."
-        )
-    return StreamFeed(streams[0], framing, **how)
-
-
-def _steps(config: PretrainConfig, feed: Feed) -> int:
-    steps = config.steps or config.epochs * feed.batches_per_epoch // config.accumulate
-    if steps < 1:
-        raise TrainingError(
-            f"{config.epochs} epochs of {feed.batches_per_epoch} batches make no step of "
-            f"{config.accumulate} parts. Take more epochs, or a smaller batch_size."
-        )
-    return steps
-
-
-def _course(
-    config: PretrainConfig,
-    data: tuple[Samples | DeepSentinelStream, ...],
-    encoder: FusionEncoder,
-    feed: Feed,
-) -> dict[str, Any]:
-    """What decides the weights: a run goes on only with the same."""
-    facts = [about(d) for d in data]
-    return config.course() | {
-        "corpus": [fact.name for fact in facts],
-        "patches": [fact.patches for fact in facts],
-        "processes": world_size(),
-        "workers": config.num_workers if isinstance(feed, StreamFeed) else None,
-        "network": encoder.config,
-    }
-
-
 def _begin(loop: Loop, *, resume: bool) -> None:
     folder = loop.folder
     state = folder.read() if resume else None
@@ -499,7 +329,7 @@ def _begin(loop: Loop, *, resume: bool) -> None:
 
 def _run(loop: Loop, *, progress: bool) -> None:
     config = loop.config
-    loop.probe = _probe(config)
+    loop.probe = probe_of(config)
     if rank() == 0:
         public = replace(config, storage_options=None, requester_pays=None)
         write_config(public, loop.folder.path / "config.yaml")
@@ -513,31 +343,19 @@ def _run(loop: Loop, *, progress: bool) -> None:
             ) from None
 
 
-def _probe(config: PretrainConfig) -> Probe | None:
-    """The probe, made by the process that will ask it."""
-    if config.probe is None or rank() > 0:
-        return None
-    whole = DeepSentinelDataset(config.probe, config.probe_split, labels=())
-    label = pick_label(whole.info, "classification", config.probe_label)
-    dataset = DeepSentinelDataset(
-        config.probe, config.probe_split, sensors=config.sensors, labels=(label.name,)
-    )
-    name = f"{whole.info.name} {label.name}"
-    return Probe.of(Some(dataset, config.probe_patches), name=name, seed=config.seed)
-
-
-def _finish(loop: Loop, data: tuple[Samples | DeepSentinelStream, ...]) -> PretrainResult:
+def _finish(loop: Loop, data: tuple[Source, ...]) -> PretrainResult:
     """Write encoder and report, where the first process has not yet."""
-    folder, encoder = loop.folder, loop.kept.eval()
+    folder = loop.folder
     rows = tuple(folder.rows())
-    if rank() == 0 and not (folder.encoder / "config.json").exists():
+    with torch.compiler.set_stance("force_eager"):
+        encoder = loop.kept.eval().to("cpu").to(memory_format=torch.contiguous_format)
+    written = (folder.encoder / "config.json", folder.report / "report.json")
+    if rank() == 0 and not all(file.exists() for file in written):
         facts = [about(d) for d in data]
         card = final_card(
             encoder.card, loop.config, facts, rows, steps=loop.steps, seconds=loop.seconds
         )
-        with torch.compiler.set_stance("force_eager"):
-            encoder.to("cpu").to(memory_format=torch.contiguous_format)
-            encoder.save_pretrained(folder.encoder, card=card)
+        encoder.save_pretrained(folder.encoder, card=card)
         drawn = max(folder.images.glob("*.png"), default=None)
         pretrain_report(loop.config, card, rows, drawn=drawn).write(folder.report)
     loop.fabric.barrier()
@@ -556,14 +374,4 @@ def _bar(loop: Loop, *, shown: bool) -> Iterator[None]:
     with Progress(*columns, TimeRemainingColumn(), disable=not shown) as bar:
         line = bar.add_task("pretrain", total=loop.steps, completed=loop.done)
         loop.tell = lambda step, said: bar.update(line, completed=step, description=said)
-        yield
-
-
-@contextmanager
-def _undisturbed(fabric: Fabric) -> Iterator[None]:
-    """The caller's random state comes back; torch says only what matters."""
-    devices = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
-        # Of 1 x 1 kernels, whose strides mean nothing.
-        warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
         yield

@@ -27,8 +27,9 @@ from deepsentinel import DeepSentinelDataset, FusionEncoder, pretrain
 from deepsentinel.objectives.objective import Objective
 from deepsentinel.objectives.registry import make_objective
 from deepsentinel.sample import Batch
-from deepsentinel.training.pretraining.feed import EMPTY_KEY, Framing, MapFeed
-from deepsentinel.training.pretraining.loop import parameter_groups
+from deepsentinel.training.pretraining.feed import MapFeed
+from deepsentinel.training.pretraining.framing import EMPTY_KEY, Framing
+from deepsentinel.training.pretraining.network import parameter_groups
 
 CUDA = torch.cuda.is_available()
 BACKBONES = ("convnext_atto", "resnet18")

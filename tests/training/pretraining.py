@@ -55,6 +55,7 @@ def killed(corpus: str, out_dir: Path, *, stream: bool, logger: object) -> None:
             ema=0.9,
             crop=24,
             checkpoint_every=5,
+            watch_every=2,
             probe=corpus,
             probe_label="landcover_class",
             probe_patches=16,

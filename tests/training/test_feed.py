@@ -13,15 +13,9 @@ from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.datasets.transforms import Compose, RandomFlip
 from deepsentinel.errors import SampleError, ShapeError, TrainingError
 from deepsentinel.sample import PatchMeta
-from deepsentinel.training.pretraining.feed import (
-    Framing,
-    MapFeed,
-    Position,
-    StreamFeed,
-    collate_observed,
-    epoch_order,
-    progress,
-)
+from deepsentinel.training.pretraining.feed import MapFeed, Position, epoch_order
+from deepsentinel.training.pretraining.framing import Framing, collate_observed
+from deepsentinel.training.pretraining.stream_feed import StreamFeed, progress
 
 BOTH = {"s1": ("VV", "VH"), "s2": ("B04", "B08")}
 

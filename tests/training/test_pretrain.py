@@ -3,13 +3,16 @@
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
 import deepsentinel
@@ -25,12 +28,19 @@ from deepsentinel.errors import (
     UnknownNameError,
 )
 from deepsentinel.objectives.objective import Objective
-from deepsentinel.objectives.registry import OBJECTIVES
+from deepsentinel.objectives.registry import OBJECTIVES, make_objective
 from deepsentinel.training.config import read_config
 from deepsentinel.training.evaluation.embed import embed
 from deepsentinel.training.pretrain import Given, pretrain, run_config
-from deepsentinel.training.pretraining.loop import checkpoint_activations
+from deepsentinel.training.pretraining import network
+from deepsentinel.training.pretraining.network import (
+    Step,
+    checkpoint_activations,
+    joined,
+    share_batch_statistics,
+)
 from deepsentinel.training.pretraining.options import PretrainConfig
+from deepsentinel.training.pretraining.setup import encoder_of, opened
 from deepsentinel.training.pretraining.state import PretrainFolder
 from deepsentinel.training.pretraining.watch import Probe, Some
 from deepsentinel.training.reports.report import read_report
@@ -228,7 +238,8 @@ def test_the_loop_is_that_of_plain_torch(root: Path, tmp_path: Path) -> None:
     result = pretrain(root, out_dir=tmp_path, **options | given())
     parts = given()
     encoder, objective = parts["encoder"].train(), parts["objective"]
-    from deepsentinel.training.pretraining.feed import Framing, MapFeed, Position
+    from deepsentinel.training.pretraining.feed import MapFeed, Position
+    from deepsentinel.training.pretraining.framing import Framing
 
     feed = MapFeed(
         [DeepSentinelDataset(root, labels=())],
@@ -275,11 +286,12 @@ class Shrinks(Simple):
 def test_a_run_that_collapses_says_so(root: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = FusionEncoder("resnet10t", levels=(1, 2), embed_dim=8)
-    how = small(steps=14) | {"encoder": encoder, "objective": Shrinks(encoder)}
+    how = small(steps=14, watch_every=1) | {"encoder": encoder, "objective": Shrinks(encoder)}
     with pytest.warns(TrainingWarning, match="the embeddings have collapsed"):
         result = pretrain(root, out_dir=tmp_path, **how)
     spread = dict(result.curve("embedding_std"))
-    assert spread[14] < 0.02 * spread[1]
+    assert list(spread) == list(range(15))
+    assert spread[14] < 0.02 * spread[0]
     assert result.collapsed
     assert "COLLAPSED" in str(result)
     assert any("collapsed" in note for note in read_report(tmp_path / "report").notes)
@@ -367,7 +379,7 @@ def test_memory_formats_reach_the_convolutions(root: Path, tmp_path: Path) -> No
     assert seen == [False, True]
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # half a minute the first time, six seconds when torch finds its kernels again
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
 def test_a_compiled_encoder_learns_the_same_and_is_saved_as_any_other(
     root: Path, tmp_path: Path
@@ -377,6 +389,66 @@ def test_a_compiled_encoder_learns_the_same_and_is_saved_as_any_other(
     )
     assert dict(compiled.curve("loss")) == pytest.approx(dict(plain.curve("loss")), rel=1e-4)
     assert deepsentinel.load_encoder(compiled.path).config == plain.encoder.config
+
+
+def test_batch_norms_count_over_all_gpus() -> None:
+    """Those of the encoder, with their activations, and of heads; at rest nothing changes."""
+    torch.manual_seed(0)
+    encoder = FusionEncoder("mobilenetv3_small_050", levels=(0, 1))
+    step = Step(encoder, make_objective("byol", encoder))
+    s1 = torch.randn(2, 2, 32, 32) - 12
+    before, names = encoder.eval()(s1=s1).embedding, list(step.state_dict())
+    kinds = {type(part) for part in step.modules()}
+    assert {nn.BatchNorm1d, BatchNormAct2d} < kinds
+    share_batch_statistics(step)
+    norms = [part for part in step.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    assert {type(part) for part in norms} == {nn.SyncBatchNorm, SyncBatchNormAct}
+    assert list(step.state_dict()) == names
+    assert torch.equal(encoder(s1=s1).embedding, before)
+
+
+@pytest.mark.parametrize(("device", "processes", "shared"), [
+    ("cuda", 1, False), ("cpu", 2, False), ("cuda", 2, True),
+])  # fmt: skip
+def test_batch_norms_are_shared_where_torch_can(
+    device: str, processes: int, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is needed to decide it."""
+    monkeypatch.setattr(network, "DistributedDataParallel", lambda step, **_: step)
+    encoder = FusionEncoder("resnet10t")
+    fabric = SimpleNamespace(world_size=processes, device=torch.device(device))
+    joined(Step(encoder, Simple(encoder)), fabric)
+    assert any(type(part) is nn.SyncBatchNorm for part in encoder.modules()) == shared
+
+
+def test_only_bands_that_the_encoder_reads_are_decoded(root: Path, tmp_path: Path) -> None:
+    """To the same losses; a corpus that has none of them is refused."""
+    bands = {"s1_bands": (), "s2_bands": ("B08", "B04")}
+    how = {"encoder_options": TINY | bands, "steps": 2}
+    for stream in (False, True):
+        encoder = encoder_of(
+            PretrainConfig(corpus=str(root), encoder_options=how["encoder_options"])
+        )
+        config = PretrainConfig(corpus=str(root), stream=stream)
+        found = opened(config, str(root), encoder)
+        dataset = found.dataset if stream else found
+        assert dataset.bands == {"s2": ("B08", "B04")}
+    named = pretrain(root, out_dir=tmp_path / "a", **small(**how))
+    whole = pretrain(DeepSentinelDataset(root, labels=()), out_dir=tmp_path / "b", **small(**how))
+    assert named.curve("loss") == whole.curve("loss")
+    with pytest.raises(ConfigError, match=r"reads s2: B08 B04;.*sensors=\['s1'\]"):
+        pretrain(root, out_dir=tmp_path / "c", sensors=("s1",), **small(**how))
+
+
+def test_a_report_that_a_kill_left_out_is_written_by_the_next_call(
+    root: Path, tmp_path: Path
+) -> None:
+    first = pretrain(root, out_dir=tmp_path, **small(steps=1))
+    page = (tmp_path / "report" / "report.html").read_text()
+    shutil.rmtree(tmp_path / "report")
+    again = pretrain(root, out_dir=tmp_path, **small(steps=1))
+    assert (tmp_path / "report" / "report.html").read_text() == page
+    assert again.encoder.card == first.encoder.card
 
 
 def test_data_may_be_samples_streams_or_several_corpora(root: Path, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The pretraining loop: a page of torch, on Fabric for devices and precision."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Final
@@ -10,8 +10,7 @@ from warnings import warn
 
 import torch
 from lightning.fabric import Fabric
-from matplotlib.figure import Figure
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -22,8 +21,17 @@ from deepsentinel.objectives.objective import Objective
 from deepsentinel.sample import IMAGE_KEYS, Batch
 from deepsentinel.training.finetuning.loader import derive
 from deepsentinel.training.finetuning.schedule import Schedule
-from deepsentinel.training.pretraining.feed import EMPTY_KEY, Feed, Position
+from deepsentinel.training.pretraining.feed import Feed, Position
+from deepsentinel.training.pretraining.framing import EMPTY_KEY
+from deepsentinel.training.pretraining.network import (
+    Step,
+    at_rest,
+    checkpoint_activations,
+    joined,
+    parameter_groups,
+)
 from deepsentinel.training.pretraining.options import PretrainConfig
+from deepsentinel.training.pretraining.pictures import sheet
 from deepsentinel.training.pretraining.state import LogRow, PretrainFolder, PretrainState
 from deepsentinel.training.pretraining.watch import Meter, Probe, device_use
 
@@ -31,19 +39,6 @@ WATCHED: Final = 128
 """Patches that the watch on collapse looks at."""
 SHOWN: Final = 8
 """Patches a picture."""
-
-
-class Step(nn.Module):
-    """Encoder and objective as one module, so that one wrapper keeps both alike on all devices."""
-
-    def __init__(self, encoder: FusionEncoder, objective: Objective) -> None:
-        super().__init__()
-        self.encoder, self.objective = encoder, objective
-
-    def forward(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
-        """The losses of one batch."""
-        losses: dict[str, Tensor] = self.objective(self.encoder, batch, generator)
-        return losses
 
 
 @dataclass(kw_only=True)
@@ -76,15 +71,11 @@ class Loop:
         if config.ema is not None:
             average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(self.encoder, multi_avg_fn=average, use_buffers=True)
-        self.optimiser = torch.optim.AdamW(
-            parameter_groups([self.encoder, self.objective], config.weight_decay), lr=config.lr
-        )
+        groups = parameter_groups([self.encoder, self.objective], config.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups, lr=config.lr, fused=True)
         if config.compile:
             self.encoder.compile()
-        self.module: nn.Module = step
-        if self.fabric.world_size > 1:
-            # What an objective does not read, such as the finest map, gets no gradient.
-            self.module = DistributedDataParallel(step, find_unused_parameters=True)
+        self.module = joined(step, self.fabric)
         self.done, self.position, self.seconds = 0, Position(), 0.0
         self.meter, self.collapse = Meter(), CollapseWatch()
         self.said = ""
@@ -101,6 +92,7 @@ class Loop:
         self.watched = self._moved(self.feed.look(WATCHED))
         del self.watched[EMPTY_KEY]
         if self.done == 0:
+            self._watch()
             self._probe()
         batches = self.feed.batches(self.position)
         self.module.train()
@@ -162,22 +154,19 @@ class Loop:
 
     def _look(self) -> None:
         """What is due after a step."""
-        config, done = self.config, self.done
-        ended = done == self.steps
-        seen = False
-        if ended or done % config.log_every == 0:
-            self._log()
-            seen = True
-        if config.image_every is not None and (ended or done % config.image_every == 0):
-            self._draw()
-            seen = True
-        if ended or done % config.probe_every == 0:
-            self._probe()
-            seen = True
-        if ended or done % config.checkpoint_every == 0:
-            self.save()
-            seen = True
-        if seen:
+        config = self.config
+        due = {
+            self._log: config.log_every,
+            self._watch: config.watch_every,
+            self._draw: config.image_every,
+            self._probe: config.probe_every,
+            self.save: config.checkpoint_every,
+        }
+        ended = self.done == self.steps
+        now = [look for look, every in due.items() if every and (ended or self.done % every == 0)]
+        for look in now:
+            look()
+        if now:
             self.meter.restart()
 
     def _log(self) -> None:
@@ -187,7 +176,7 @@ class Loop:
         self._refuse_broken(means)
         rate = self.optimiser.param_groups[0]["lr"]
         row: LogRow = {"step": self.done, "epoch": self.position.epoch, "lr": rate}
-        for part in (means, speed, device_use(self.fabric.device), self._spread()):
+        for part in (means, speed, device_use(self.fabric.device)):
             row.update(part)
         self._note(row)
         self.said = f"loss {means['loss']:.4f}"
@@ -209,16 +198,16 @@ class Loop:
         shared = self.fabric.all_reduce(torch.tensor(value, dtype=torch.float64), reduce_op="mean")
         return float(shared)
 
-    def _spread(self) -> dict[str, float]:
+    def _watch(self) -> None:
         """Spread and rank of the embeddings of the same patches; says so where they collapse."""
         with at_rest(self.fabric, self.encoder):
             embeddings = self.encoder.encode(self.watched).embedding.float()
         complaint = self.collapse.look(embeddings)
+        self._note({"step": self.done, **self.collapse.last})
         new = self.collapse.low == self.collapse.patience
         if complaint is not None and new and self.fabric.is_global_zero:
             self._note({"step": self.done, "warning": complaint})
             warn(f"step {self.done}: {complaint}", TrainingWarning, stacklevel=2)
-        return dict(self.collapse.last)
 
     def _probe(self) -> None:
         if self.probe is None or not self.fabric.is_global_zero:
@@ -297,73 +286,7 @@ class Loop:
         }
 
 
-@contextmanager
-def at_rest(fabric: Fabric, *modules: nn.Module) -> Iterator[None]:
-    """Modules that are looked at: evaluation mode, no gradient, not compiled anew for it."""
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    for module in modules:
-        module.eval()
-    try:
-        with torch.no_grad(), fabric.autocast(), torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-def parameter_groups(modules: list[nn.Module], decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters by decay: none on biases, norms and other vectors."""
-    trainable = [p for m in modules for p in m.parameters() if p.requires_grad]
-    groups = [(decay, [p for p in trainable if p.ndim > 1])]
-    groups += [(0.0, [p for p in trainable if p.ndim < 2])]
-    return [{"params": found, "weight_decay": d} for d, found in groups if found]
-
-
-def checkpoint_activations(encoder: nn.Module) -> None:
-    """Let the backbones compute their activations twice instead of keeping them.
-
-    Raises:
-        TrainingError: timm cannot do that with this backbone.
-
-    Example:
-        >>> checkpoint_activations(FusionEncoder("resnet10t"))
-    """
-    from deepsentinel.encoders.backbones import Backbone
-
-    for backbone in [m for m in encoder.modules() if isinstance(m, Backbone)]:
-        net: Any = backbone.net
-        network: Any = (
-            net if hasattr(net, "set_grad_checkpointing") else getattr(net, "model", None)
-        )
-        if not hasattr(network, "set_grad_checkpointing"):
-            raise TrainingError(
-                f"timm cannot recompute activations of {backbone.name!r}. Leave out "
-                "checkpointing, or choose another backbone (ResNet, ConvNeXt, ViT and Swin can)."
-            )
-        network.set_grad_checkpointing(True)
-
-
 def size(batch: Batch) -> tuple[int, int]:
     """Patches and pixels of a batch."""
     image = next(batch[k] for k in IMAGE_KEYS.values() if k in batch)
     return len(image), len(image) * int(image.shape[-2]) * int(image.shape[-1])
-
-
-def sheet(pictures: Mapping[str, Tensor]) -> Figure:
-    """Pictures of the same patches by name, a row each.
-
-    Args:
-        pictures: (B, 3, H, W) from 0 to 1 each.
-
-    Example:
-        >>> len(sheet({"truth": torch.zeros(2, 3, 8, 8), "drawn": torch.ones(2, 3, 8, 8)}).axes)
-        2
-    """
-    count = len(next(iter(pictures.values())))
-    figure = Figure(figsize=(1.4 * count, 1.5 * len(pictures)), layout="constrained")
-    axes = figure.subplots(len(pictures), 1, squeeze=False)[:, 0]
-    for axis, (name, images) in zip(axes, pictures.items(), strict=True):
-        beside = torch.cat(list(images.float().cpu().clamp(0, 1)), dim=-1)  # (3, H, B W)
-        axis.imshow(beside.permute(1, 2, 0).numpy(), interpolation="nearest")
-        axis.set(xticks=[], yticks=[], ylabel=name)
-    return figure

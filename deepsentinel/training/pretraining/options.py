@@ -93,6 +93,9 @@ class PretrainConfig:
     ] = False
 
     log_every: Annotated[int, "Steps between rows of the log."] = 50
+    watch_every: Annotated[
+        int, "Steps between looks at the spread of embeddings, which tell a collapse."
+    ] = 100
     checkpoint_every: Annotated[int, "Steps between checkpoints."] = 500
     image_every: Annotated[
         int | None, "Steps between pictures, where the objective makes some; null: none."
@@ -132,7 +135,7 @@ class PretrainConfig:
 
     def _wrong(self) -> dict[str, bool]:
         counts = (
-            "steps", "epochs", "batch_size", "accumulate", "log_every", "crop",
+            "steps", "epochs", "batch_size", "accumulate", "log_every", "watch_every", "crop",
             "checkpoint_every", "image_every", "probe_every", "probe_patches", "embed_dim",
         )  # fmt: skip
         values = {name: getattr(self, name) for name in counts}
@@ -161,7 +164,7 @@ class PretrainConfig:
 
 FREE: Final = frozenset({
     "out_dir", "storage_options", "requester_pays", "cache_dir", "accelerator", "num_workers",
-    "log_every", "checkpoint_every", "image_every", "probe", "probe_label", "probe_split",
-    "probe_every", "probe_patches", "name", "licence", "limits",
+    "log_every", "watch_every", "checkpoint_every", "image_every", "probe", "probe_label",
+    "probe_split", "probe_every", "probe_patches", "name", "licence", "limits",
 })  # fmt: skip
 """Keys that may change when a run goes on. (The order of a stream depends on its workers too.)"""

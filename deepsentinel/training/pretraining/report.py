@@ -14,8 +14,9 @@ from deepsentinel.training.reports.report import Report
 
 _NOT_LOSSES: Final = frozenset({
     "step", "epoch", "lr", "replaced", "grad_norm", "patches_per_s", "megapixels_per_s",
-    "data_wait", "memory_gb", "gpu_use", "embedding_std", "effective_rank",
+    "data_wait", "memory_gb", "gpu_use",
 })  # fmt: skip
+SPREAD: Final = {"Effective rank": ["effective_rank"], "Spread": ["embedding_std"]}
 _SPEED: Final = ("patches_per_s", "megapixels_per_s", "data_wait", "gpu_use", "memory_gb")
 
 
@@ -31,12 +32,14 @@ def pretrain_report(
         drawn: the last picture that the objective made.
     """
     logged = [row for row in log if "loss" in row]
+    looks = [row for row in log if "effective_rank" in row]
     probes = [row for row in log if "knn" in row]
     warnings = tuple(f"Step {row['step']}: {row['warning']}" for row in log if "warning" in row)
     losses = [name for name in logged[-1] if name not in _NOT_LOSSES]
-    groups = {"Losses": losses, "Effective rank": ["effective_rank"]}
-    groups |= {"Spread of embeddings": ["embedding_std"], "Learning rate": ["lr"]}
-    pictures = [_curves("curves", "Course of the run", logged, groups)]
+    pictures = [
+        _curves("curves", "Course of the run", logged, {"Losses": losses, "Learning rate": ["lr"]}),
+        _curves("embeddings", "Embeddings of the same patches", looks, SPREAD),
+    ]
     if probes:
         group = {"Nearest neighbours": ["knn", "knn_band_stats"]}
         pictures.append(_curves("probe", "Probe", probes, group))
@@ -46,7 +49,12 @@ def pretrain_report(
     options = plain(config) | {"storage_options": None, "requester_pays": None}
     return Report(
         title=f"Pretraining of {card.name}",
-        metrics={"last": logged[-1], "speed": _speed(logged), "probes": probes},
+        metrics={
+            "last": logged[-1],
+            "speed": _speed(logged),
+            "embeddings": looks,
+            "probes": probes,
+        },
         facts={"training": dict(card.training), "options": options},
         tables=(Table.of("log", logged, title="Log"),),
         pictures=tuple(pictures),
