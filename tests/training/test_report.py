@@ -5,6 +5,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -158,13 +159,31 @@ def test_a_confusion_matrix_shows_shares_of_the_target():
         confusion_figure([[1]], ["a", "b"])
 
 
-def test_intervals_are_drawn_in_order():
+def test_intervals_are_drawn_in_order_and_beside_each_other():
     curve = {200.0: (0.7, 0.6, 0.8), 20.0: (0.5, 0.4, 0.6)}
-    figure = intervals_figure({"a": curve}, x="labels", y="mAP")
-    axis = figure.axes[0]
-    np.testing.assert_array_equal(axis.lines[0].get_xydata(), [[20, 0.5], [200, 0.7]])
-    edges = axis.collections[0].get_paths()[0].vertices
-    assert edges[:, 1].min() == 0.4
-    assert edges[:, 1].max() == 0.8
+    panels = {"linear": {"a": curve, "b": curve}, "knn": {"b": curve}}
+    figure = intervals_figure(panels, x="labels", y="mAP")
+    first, second = (axis.lines[0].get_xydata() for axis in figure.axes)
+    np.testing.assert_allclose(first, [[19.1, 0.5], [199.1, 0.7]])  # a half percent to the left
+    np.testing.assert_allclose(second, [[20.9, 0.5], [200.9, 0.7]])
+    assert figure.axes[0].lines[1].get_color() == figure.axes[1].lines[0].get_color()
+    bars = [path.vertices[:, 1].tolist() for path in figure.axes[0].collections[0].get_paths()]
+    assert bars == [[0.4, 0.6], [0.6, 0.8]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
     with pytest.raises(ReportError, match="no score"):
         intervals_figure({}, x="labels", y="mAP")
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_labels_of_ticks_do_not_overlap(log):
+    places = (1.0, 5.5, 8.0, 27.8, 28.0, 55.6)
+    curve = dict.fromkeys(places, (0.5, 0.4, 0.6))
+    panels = {"linear": {"nano": curve}, "knn": {"nano": curve}}
+    figure = intervals_figure(panels, x="labels", y="mAP", log=log)
+    figure.canvas.draw()
+    for axis in figure.axes:
+        boxes = [tick.get_window_extent() for tick in axis.get_xticklabels()]
+        assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+        assert axis.get_xticklabels()[-1].get_text() == "55.6"
+    (legend,) = figure.legends
+    assert legend.get_window_extent().y1 < figure.axes[0].get_window_extent().y0

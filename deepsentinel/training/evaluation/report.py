@@ -43,7 +43,7 @@ def evaluation_report(
             pictures.append(_curves(name, parts[name]))
     if parts["matrix"]:
         tables += _matrix_tables(parts["matrix"], fused)
-        pictures += _matrix_pictures(parts["matrix"])
+        pictures.append(_matrix_picture(parts["matrix"]))
     tables += [_per_class(bench, rows), _long(rows), _fold_table(bench)]
     located = bool(np.isfinite(bench.units.lonlat).all())
     return Report(
@@ -62,6 +62,7 @@ def evaluation_report(
 
 
 _PARTS: Final = ("scores", "matrix", "unseen")
+_Panels = dict[str, dict[str, dict[float, tuple[float, float, float]]]]
 
 
 def _label_tables(
@@ -232,38 +233,41 @@ def _fold_table(bench: Bench) -> Table:
 
 
 def _curves(name: str, rows: Sequence[Row]) -> Picture:
-    series: dict[str, dict[float, tuple[float, float, float]]] = {}
+    """Scores over labels, a panel a method; of unseen classes all ways together."""
+    panels: _Panels = {}
     for row in rows:
-        line = series.setdefault(f"{row.key['encoder']} ({row.key['method']})", {})
+        panel = panels.setdefault(row.key["method"] if name == "scores" else "", {})
+        line = panel.setdefault(row.key["encoder"], {})
         i = _interval(row)
         line[round(row.trained, 1)] = (i.value, i.low, i.high)
     metric = next(iter(rows[0].intervals))
-    figure = intervals_figure(series, x="labelled units", y=metric, log=True)
+    figure = intervals_figure(panels, x="labelled units", y=metric, log=True)
     titles = {"scores": "Scores by number of labels", "unseen": "Classes never seen"}
-    return Picture.of(f"{name}_curves", figure, title=titles[name], note="Bands: 95 % intervals.")
+    return Picture.of(f"{name}_curves", figure, title=titles[name], note="Bars: 95 % intervals.")
 
 
-def _matrix_pictures(rows: Sequence[Row]) -> list[Picture]:
-    pictures = []
-    for number, encoder in enumerate(dict.fromkeys(r.key["encoder"] for r in rows)):
-        series: dict[str, dict[float, tuple[float, float, float]]] = {}
-        for row in (r for r in rows if r.key["encoder"] == encoder):
-            i = _interval(row)
-            place = float(row.key["cloud"].removesuffix(" %"))
-            series.setdefault(row.key["shown"], {})[place] = (i.value, i.low, i.high)
-        metric = next(iter(rows[0].intervals))
-        figure = intervals_figure(series, x="% of Sentinel-2 under cloud", y=metric)
-        pictures.append(Picture.of(f"matrix_{number}", figure, title=f"The matrix: {encoder}"))
-    return pictures
+def _matrix_picture(rows: Sequence[Row]) -> Picture:
+    """Scores over cloud shares, a panel an encoder or control."""
+    panels: _Panels = {}
+    for row in rows:
+        line = panels.setdefault(row.key["encoder"], {}).setdefault(row.key["shown"], {})
+        i = _interval(row)
+        line[float(row.key["cloud"].removesuffix(" %"))] = (i.value, i.low, i.high)
+    metric = next(iter(rows[0].intervals))
+    figure = intervals_figure(panels, x="% of Sentinel-2 under cloud", y=metric)
+    return Picture.of("matrix", figure, title="The matrix", note="Bars: 95 % intervals.")
 
 
 def _fold_map(bench: Bench) -> Picture:
     """Where each patch tests, in the folds of the first seed."""
     seed = bench.protocol.seed
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-    axes = figure.subplots()
     folds = bench.folds(seed)
     lonlat = bench.units.lonlat
+    stretch = 1 / np.cos(np.radians(np.clip(lonlat[:, 1].mean(), -85, 85)))
+    wide, high = np.maximum(np.ptp(lonlat, axis=0), 1e-3)
+    tall = float(np.clip(6.0 * high * stretch / wide, 2.0, 7.0))
+    figure = Figure(figsize=(6.4, tall + 1.2), layout="constrained")
+    axes = figure.subplots()
     groups = (
         {name: getattr(folds[0], name) for name in ("train", "val", "test")}
         if len(folds) == 1
@@ -272,8 +276,9 @@ def _fold_map(bench: Bench) -> Picture:
     for name, patches in groups.items():
         axes.scatter(lonlat[patches, 0], lonlat[patches, 1], s=14, label=name, linewidths=0)
     axes.set(xlabel="longitude", ylabel="latitude")
-    axes.set_aspect(1 / np.cos(np.radians(np.clip(lonlat[:, 1].mean(), -85, 85))))
-    figure.legend(loc="outside right upper", fontsize="small")
+    axes.set_aspect(stretch)
+    axes.margins(0.08)
+    figure.legend(loc="outside lower center", ncols=min(len(groups), 5), fontsize="small")
     return Picture.of(
         "folds",
         figure,

@@ -11,8 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from deepsentinel.errors import ReportError
 
+Floats = NDArray[np.float64]
+
 MOST_NUMBERS: Final = 12
 """Up to this many classes a confusion matrix shows its counts in its cells."""
+_STYLES: Final = ("-", "--", ":")
+"""Of the lines, after each ten colours."""
+_LABEL: Final = 0.08
+"""Room that the label of a tick takes, as a share of the axis."""
 
 
 def curves_figure(
@@ -129,16 +135,19 @@ def scatter_figure(points: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure:
 
 
 def intervals_figure(
-    series: Mapping[str, Mapping[float, tuple[float, float, float]]],
+    panels: Mapping[str, Mapping[str, Mapping[float, tuple[float, float, float]]]],
     *,
     x: str,
     y: str,
     log: bool = False,
 ) -> Figure:
-    """Scores along an axis with their intervals, one line a series.
+    """Scores along an axis with their intervals, a line a series, panels side by side.
+
+    What lies at one place is drawn side by side, so that no interval hides another.
 
     Args:
-        series: by name, (value, low, high) by place on the axis, as a few-shot curve over labels.
+        panels: by title, series by name, which has one colour in all panels; of a series (value,
+            low, high) by place on the axis, as a few-shot curve over labels.
         x: title of the axis.
         y: title of the scores.
         log: a logarithmic axis.
@@ -148,28 +157,92 @@ def intervals_figure(
 
     Example:
         >>> curve = {20.0: (0.5, 0.4, 0.6), 200.0: (0.7, 0.65, 0.75)}
-        >>> figure = intervals_figure({"nano": curve}, x="labels", y="mAP", log=True)
-        >>> figure.axes[0].get_xscale()
-        'log'
+        >>> figure = intervals_figure({"probe": {"nano": curve}}, x="labels", y="mAP", log=True)
+        >>> [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+        ['20', '200']
     """
-    if not any(series.values()):
+    places = np.unique([p for series in panels.values() for c in series.values() for p in c])
+    if not places.size:
         raise ReportError(f"there is no score to draw over {x!r}.")
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-    axis = figure.subplots()
-    for name, points in series.items():
-        places = sorted(points)
-        value, low, high = (np.array([points[p][i] for p in places]) for i in range(3))
-        (line,) = axis.plot(places, value, marker="o", ms=4, label=name)
-        axis.fill_between(places, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    if log:
-        axis.set_xscale("log")
-    ticks = sorted({p for points in series.values() for p in points})
-    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    axis.minorticks_off()
-    axis.set(xlabel=x, ylabel=y)
-    axis.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small")
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(6.4, 4.4 * columns), 3.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, (title, series) in zip(axes.flat, panels.items(), strict=False):
+        for name, points in series.items():
+            number = names.index(name)
+            moved = _aside(places, number - (len(names) - 1) / 2, log=log)
+            _draw_intervals(axis, name, points, dict(zip(places, moved, strict=True)), number)
+        if log:
+            axis.set_xscale("log")
+        ticks = _readable(places, log=log)
+        axis.set_xticks(ticks, [f"{t:.3g}" if t < 1000 else f"{t:.0f}" for t in ticks])
+        axis.minorticks_off()
+        axis.set(xlabel=x, title=title)
+        axis.grid(alpha=0.3)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(y)
+    _legend_below(figure, names)
     return figure
+
+
+def _draw_intervals(
+    axis: Axes,
+    name: str,
+    points: Mapping[float, tuple[float, float, float]],
+    moved: Mapping[float, float],
+    number: int,
+) -> None:
+    places = sorted(points)
+    value, low, high = (np.array([points[p][i] for p in places]) for i in range(3))
+    drawn = [moved[p] for p in places]
+    style = _STYLES[number // 10 % len(_STYLES)]
+    axis.plot(drawn, value, f"C{number % 10}", linestyle=style, marker="o", ms=4, label=name)
+    axis.vlines(drawn, low, high, f"C{number % 10}", linewidth=1)
+
+
+def _scaled(places: Floats, *, log: bool) -> tuple[Floats, float]:
+    """Places as the axis has them, and how far they reach."""
+    scaled = np.log10(places) if log else places
+    return scaled, float(np.ptp(scaled)) or 1.0
+
+
+def _aside(places: Floats, steps: float, *, log: bool) -> Floats:
+    """Places moved by so many hundredths of the axis."""
+    scaled, reach = _scaled(places, log=log)
+    moved = scaled + 0.01 * reach * steps
+    return np.asarray(10**moved if log else moved)
+
+
+def _readable(places: Floats, *, log: bool) -> list[float]:
+    """The places whose labels have room, the last one among them."""
+    scaled, reach = _scaled(places, log=log)
+    kept = [len(places) - 1]
+    for i in range(len(places) - 2, -1, -1):
+        if scaled[kept[-1]] - scaled[i] >= _LABEL * reach:
+            kept.append(i)
+    return [float(places[i]) for i in reversed(kept)]
+
+
+def _legend_below(figure: Figure, names: Sequence[str]) -> None:
+    """One legend of all panels, in as many columns as fit, for which the figure grows."""
+    handles: dict[str, Any] = {}
+    for axis in figure.axes:
+        lines, labels = axis.get_legend_handles_labels()
+        handles |= dict(zip(labels, lines, strict=True))
+    room = int(figure.get_figwidth() / (0.7 + 0.075 * max(map(len, names))))
+    columns = max(1, min(len(names), room))
+    figure.set_figheight(figure.get_figheight() + 0.3 + 0.2 * -(-len(names) // columns))
+    figure.legend(
+        [handles[n] for n in names],
+        names,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize="small",
+    )
 
 
 def _write_counts(axis: Axes, counts: NDArray[Any], shares: NDArray[Any]) -> None:
