@@ -327,6 +327,7 @@ def card(
             "(value - mean) / std of each band, in dB and reflectance, nothing clipped; what was "
             "not observed is 0, the mean, with a 0 in a channel that tells what was observed"
         ),
+        proved_on="own weights",
         licence="MIT",
         data_licence=(
             "CDLA-Permissive-1.0 (BigEarthNet), CC-BY-SA-4.0 (TerraMesh, Major-TOM), CC-BY-4.0 "

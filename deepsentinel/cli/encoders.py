@@ -1,7 +1,6 @@
 """`deepsentinel encoders`."""
 
-from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -9,6 +8,9 @@ from rich.markdown import Markdown
 
 from deepsentinel.cli.common import Json, out, print_json, rows_table, say
 from deepsentinel.errors import EncoderNotFoundError, nearest
+
+if TYPE_CHECKING:
+    from deepsentinel.encoders.card import Card
 
 
 def encoders(
@@ -43,23 +45,25 @@ def encoders(
     elif as_json:
         print_json([facts(c) for c in cards.values()] if name is None else facts(cards[name]))
     elif name is not None:
-        # A pin cut short is none: where no terminal sets a width, nothing is folded.
-        wide = out if out.is_terminal else Console(width=240)
-        wide.print(Markdown(_without_front_matter(cards[name].to_markdown())))
+        _wide().print(Markdown(_without_front_matter(cards[name].to_markdown())))
     else:
-        header = ("name", "sensors", "embedding", "strides", "parameters", "licence")
-        rows = [
-            (c.name, "+".join(c.sensors), c.embed_dim, _joined(c.strides), c.parameters, c.licence)
-            for c in cards.values()
-        ]
-        out.print(rows_table("Encoders", header, rows))
+        header = ("name", "sensors", "embedding", "params", "licence", "proved on")
+        _wide().print(rows_table("Encoders", header, [_row(card) for card in cards.values()]))
         out.print(
-            "deepsentinel encoders NAME shows a card: bands, units, training, scores, limits."
+            "deepsentinel encoders NAME shows a card: bands, units, training, scores, limits, and "
+            "what its row was proved on."
         )
 
 
-def _joined(values: Sequence[int]) -> str:
-    return " ".join(str(v) for v in values)
+def _wide() -> Console:
+    """Where no terminal sets a width, nothing is folded: a pin cut short is none."""
+    return out if out.is_terminal else Console(width=240)
+
+
+def _row(card: "Card") -> tuple[object, ...]:
+    params = f"{card.parameters / 1e6:.1f} M" if card.parameters else None
+    sensors = "+".join(card.sensors)
+    return card.name, sensors, card.embed_dim, params, card.licence, card.proved_on
 
 
 def _without_front_matter(text: str) -> str:

@@ -6,7 +6,19 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from deepsentinel.bands import SENSOR_TITLES, Sensor
-from deepsentinel.errors import WeightsError
+from deepsentinel.errors import WeightsError, nearest
+
+PROOFS = {
+    "published weights": "on the published file it gives what its authors' code gives, within 1e-4",
+    "smaller sister": "the same code gives what the authors' code gives on the published file of a "
+    "smaller sister; this file was never run by this project, so look at its embeddings first",
+    "shapes only": "files of the published names and shapes load, what enters is what the authors "
+    "document, the network is timm's or torchgeo's; the published file was never run by this project, "
+    "so look at its embeddings first",
+    "another mode": "the row is proved as its authors use it, and this mode is not theirs",
+    "own weights": "trained, measured and tested by this project",
+}
+"""What each word of `Card.proved_on` means."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +105,8 @@ class Card:
     revision: str = ""
     sha256: str = ""
     """Of `model.safetensors`."""
+    proved_on: str = ""
+    """What this project tested the row on: a key of `PROOFS`, or empty for encoders of others."""
     scores: tuple[Score, ...] = ()
     training: Mapping[str, str] = field(default_factory=dict)
     """Such as data, recipe, seed, commit."""
@@ -109,13 +123,18 @@ class Card:
         """The card that `to_json` wrote.
 
         Raises:
-            WeightsError: a key is unknown, as in a file of a later version.
+            WeightsError: a key or a proof is unknown, as in a file of a later version.
         """
         unknown = sorted(set(plain) - {f.name for f in fields(cls)})
         if unknown:
             raise WeightsError(
                 f"the card holds {unknown}, which this version of deepsentinel does not know. "
                 "Update deepsentinel."
+            )
+        if plain.get("proved_on", "") not in {"", *PROOFS}:
+            raise WeightsError(
+                f"the card is proved on {plain['proved_on']!r}. "
+                f"{nearest(str(plain['proved_on']), PROOFS)} Update deepsentinel."
             )
         values: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()
@@ -196,6 +215,7 @@ def _facts(card: Card) -> str:
         "repository": card.repository,
         "revision": card.revision,
         "sha256": card.sha256,
+        "proved on": f"{card.proved_on}: {PROOFS[card.proved_on]}" if card.proved_on else "",
     }
     return _section("Facts", rows)
 

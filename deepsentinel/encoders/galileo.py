@@ -177,7 +177,8 @@ class GalileoEncoder(PublishedEncoder):
             empty=empty,
             card=_card(
                 card or (NANO if sha256 == NANO_SHA256 else None),
-                exact=patch_size == BASE_PATCH_SIZE and window is None,
+                patch_size=patch_size,
+                whole=window is None,
             ),
         )
         own = _renamed(published) | encoder.stems.state_dict(prefix="stems.")
@@ -394,9 +395,11 @@ def join(windows: Tensor, rows: int, columns: int) -> Tensor:
     return grid.reshape(-1, C, rows * h, columns * w)
 
 
-def _card(card: Card | None, *, exact: bool) -> Card | None:
-    """Facts of a published file; its cost was measured in the authors' mode at patch size 8."""
-    return card if card is None or exact else replace(card, macs_per_px=None)
+def _card(card: Card | None, *, patch_size: int, whole: bool) -> Card | None:
+    """Facts of a published file; its cost was measured on whole patches at patch size 8."""
+    if card is None or (whole and patch_size == BASE_PATCH_SIZE):
+        return card
+    return replace(card, macs_per_px=None, proved_on=card.proved_on if whole else "another mode")
 
 
 def _check_sizes(patch_size: int, window: int | None) -> None:

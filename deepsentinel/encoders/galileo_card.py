@@ -77,6 +77,7 @@ NANO = Card(
     parameters=893_152,
     macs_per_px=112_128.0,
     min_size=16,
+    proved_on="published weights",
     limits="Use this when one small network must take either sensor, any bands and any month, and "
     "32 to 96 px at once. Attention is among all tokens: cost grows with the fourth power of the "
     "side, so give a window for scenes, which is not what the authors publish. B01 and B09 are "
@@ -97,6 +98,7 @@ def _larger(size: str, *, width: int, parameters: int, macs_per_px: float, limit
         out_channels=(width,),
         parameters=parameters,
         macs_per_px=macs_per_px,
+        proved_on="smaller sister",
         limits=f"{limits} Otherwise as galileo-nano: give a window for scenes; B01 and B09 are not "
         "used; it saw Level-1C.",
     )

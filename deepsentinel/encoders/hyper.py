@@ -6,9 +6,9 @@ Vision", arXiv 2503.11849. The networks are torchgeo's. They read 224 x 224 px: 
 to that inside, and the map comes back at the caller's size, in cells of 16 px.
 
 They saw one sensor at a time, so each sensor goes through the one network on its own, and vectors
-and maps are averaged over the sensors that saw something; DOFA reads Sentinel-2 alone. What was not
-observed is its training mean. The kernels are always those of all bands, so that a band that a
-patch lacks and a band that nobody named are the same.
+and maps are averaged over the sensors that saw something. What was not observed is its training
+mean. The kernels are always those of all bands, so that a band that a patch lacks and a band that
+nobody named are the same.
 """
 
 from abc import abstractmethod
@@ -184,10 +184,12 @@ class CopernicusFMEncoder(HyperEncoder):
 
 
 class DOFAEncoder(HyperEncoder):
-    """DOFA for the nine bands of Sentinel-2 that it was trained on.
+    """DOFA for Sentinel-1 and the nine bands of Sentinel-2 that it was trained on.
 
     The authors give statistics of SatlasPretrain's 8-bit pictures. How those come from reflectance
-    is documented, how they come from dB is not, so that radar is left out.
+    is documented. Those of radar hold uncalibrated digital numbers, cut at 255: dB lead back to
+    them but for the calibration of the product, for which the middle of the swath stands (up to
+    1 dB off at its edges).
 
     Args:
         width: D of tokens and embedding: 768 (base) or 1024 (large).
@@ -200,12 +202,15 @@ class DOFAEncoder(HyperEncoder):
     """
 
     BANDS: ClassVar[Mapping[Sensor, tuple[str, ...]]] = {
-        "s2": ("B04", "B03", "B02", "B05", "B06", "B07", "B08", "B11", "B12")
+        "s1": S1_BANDS,
+        "s2": ("B04", "B03", "B02", "B05", "B06", "B07", "B08", "B11", "B12"),
     }
     WAVELENGTHS_UM: ClassVar[Mapping[Sensor, tuple[float, ...]]] = {
-        "s2": (0.665, 0.56, 0.49, 0.705, 0.74, 0.783, 0.842, 1.61, 2.19)
+        "s1": (3.75, 3.75),
+        "s2": (0.665, 0.56, 0.49, 0.705, 0.74, 0.783, 0.842, 1.61, 2.19),
     }
-    """As the authors' README gives them, in the order of the bands."""
+    """As pretraining gave them, in the order of the bands; radar's is a placeholder. (The 5.405 of
+    later examples belongs to the authors' second version.)"""
 
     def __init__(
         self,

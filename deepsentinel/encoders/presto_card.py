@@ -48,6 +48,7 @@ CARD = Card(
     parameters=400_096,
     macs_per_px=2_779_264.0,
     min_size=16,
+    proved_on="published weights",
     limits="Use this when spectra matter and texture does not: pixels never see their neighbours. "
     "It was made for time series and is given one date here. Every pixel is a sequence of its own, "
     "which is slow; a stride above 1 averages pixels first, which is not what the authors publish. "

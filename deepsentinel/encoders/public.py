@@ -23,7 +23,7 @@ from deepsentinel.encoders.published import (
     pad_to,
     present,
 )
-from deepsentinel.encoders.scaling import Scaling, scaling
+from deepsentinel.encoders.scaling import GRD_GAIN, GRD_NOISE, Scaling, scaling
 from deepsentinel.encoders.stems import Exact, Stem
 from deepsentinel.encoders.weights import load_strictly
 from deepsentinel.errors import WeightsError
@@ -52,16 +52,30 @@ class Entry(Stem):
         pairs = zip(facts.shift, facts.scale, strict=True)
         super().__init__(facts.bands, dict(zip(facts.bands, pairs, strict=True)))
         self.register_buffer("fill", torch.tensor(facts.fill)[:, None, None])
+        self.amplitude = facts.rule == "amplitude"
         self.clipped = facts.limits is not None
         for name, limit in zip(("low", "high"), facts.limits or (), strict=False):
             self.register_buffer(name, torch.tensor(limit)[:, None, None])
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, bands, H, W) without NaN; what was not observed is the scaled training mean."""
+        observed = values.isfinite()
+        if self.amplitude:
+            values = digital_numbers(values.masked_fill(~observed, 0.0))
         scaled = (values - self.mean) / self.std
         if self.clipped:
             scaled = scaled.clamp(self.low, self.high)
-        return torch.where(values.isfinite(), scaled, self.fill)
+        return torch.where(observed, scaled, self.fill)
+
+
+def digital_numbers(decibels: Tensor) -> Tensor:
+    """Calibrated backscatter in dB as the digital numbers of an uncalibrated IW GRD, mid-swath.
+
+    Example:
+        >>> digital_numbers(torch.tensor([-100.0, -12.0])).round().tolist()
+        [48.0, 159.0]
+    """
+    return GRD_GAIN * (10 ** (decibels / 10) + GRD_NOISE).sqrt()
 
 
 class Constants(Exact):

@@ -1,10 +1,11 @@
 """How published weights want to see dB and reflectance; imports no torch.
 
-Every rule is a shift and a scale a band, with or without clipping to 0-1, and a training mean that
-stands for what was not observed. Statistics of SSL4EO-S12 are from its authors' code; digital
-numbers are divided by 10000 throughout, as these data were made before baseline 04.00.
+Every rule is a shift and a scale a band, with or without clipping, and a training mean that stands
+for what was not observed. Statistics of SSL4EO-S12 are from its authors' code; digital numbers are
+divided by 10000 throughout, as these data were made before baseline 04.00.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,13 @@ from typing import Literal
 from deepsentinel.bands import S1_BANDS, S2_BANDS, S2_L1C_BANDS, Sensor
 from deepsentinel.errors import UnknownNameError, nearest
 
-Rule = Literal["standard", "unit", "as-is"]
+Rule = Literal["standard", "unit", "as-is", "amplitude"]
+
+GRD_GAIN = 602.0
+"""Digital number of an uncalibrated IW GRD at 0 dB, in the middle of the swath (38.3 degrees): 474 /
+sqrt(sin(angle)), 680 to 559 from near to far. Products state theirs; dB do not tell it."""
+GRD_NOISE = 10**-2.2
+"""Thermal noise that such a product holds, as power: -22 dB, ESA's limit for Sentinel-1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +34,16 @@ class Scaling:
 
     bands: tuple[str, ...]
     mean: tuple[float, ...]
-    """Training means in dB or reflectance: what stands for values that were not observed."""
+    """Training means in dB, reflectance or, of `amplitude`, digital numbers: what stands for values
+    that were not observed."""
     std: tuple[float, ...]
     """Standard deviations in the same units; not used by the rule `as-is`."""
     ceiling: tuple[float, ...] = ()
-    """Where the weights saw pictures that saturate: reflectance beyond 0 and this is clipped."""
+    """Where the weights saw pictures that saturate: what is beyond 0 and this is clipped."""
     rule: Rule
     """`standard`: (x - mean) / std. `unit`: mean - 2 std to 0, mean + 2 std to 1, clipped.
-    `as-is`: dB or reflectance enter unchanged."""
+    `as-is`: dB or reflectance enter unchanged. `amplitude`: dB become digital numbers of an
+    uncalibrated product, GRD_GAIN * sqrt(10^(dB / 10) + GRD_NOISE), then as `standard`."""
 
     @property
     def shift(self) -> tuple[float, ...]:
@@ -67,9 +76,25 @@ class Scaling:
             return None
         return self._scaled((0.0,) * len(self.bands)), self._scaled(self.ceiling)
 
+    @property
+    def statistics(self) -> tuple[tuple[float, float], ...]:
+        """Mean and standard deviation of each band in dB or reflectance, whatever enters.
+
+        Of `amplitude`, to first order around the mean.
+        """
+        pairs = tuple(zip(self.mean, self.std, strict=True))
+        return tuple(_decibels(*p) for p in pairs) if self.rule == "amplitude" else pairs
+
     def _scaled(self, values: tuple[float, ...]) -> tuple[float, ...]:
         each = zip(values, self.shift, self.scale, strict=True)
         return tuple((x - shift) / scale for x, shift, scale in each)
+
+
+def _decibels(mean: float, std: float) -> tuple[float, float]:
+    """Mean and standard deviation of digital numbers as dB, the latter by the slope at the mean."""
+    power = (mean / GRD_GAIN) ** 2 - GRD_NOISE
+    slope = 20 / math.log(10) * mean / (GRD_GAIN**2 * power)
+    return 10 * math.log10(power), slope * std
 
 
 def _reflectance(*numbers: float) -> tuple[float, ...]:
@@ -125,6 +150,21 @@ _DOFA_STD = (
 )  # fmt: skip
 
 
+def _dofa_radar() -> Scaling:
+    """8-bit pictures of SatlasPretrain: digital numbers of GRD, cut at 255.
+
+    The authors' list says "vh, vv", their example gives VV first; of the two means, the greater can
+    only be that of VV.
+    """
+    return Scaling(
+        bands=S1_BANDS,
+        mean=(166.36275909, 88.45542715),
+        std=(64.83126309, 43.07350145),
+        ceiling=(255.0, 255.0),
+        rule="amplitude",
+    )
+
+
 def _dofa() -> Scaling:
     """8-bit pictures of SatlasPretrain in units of reflectance."""
     return Scaling(
@@ -147,8 +187,8 @@ SCALINGS: dict[str, Mapping[Sensor, Scaling]] = {
     "croma": {"s1": _s1("unit"), "s2": _l2a("unit")},
     # Copernicus-FM's pretraining code: standard scores, Level-1C.
     "copernicus-fm": {"s1": _s1("standard"), "s2": _l1c("standard")},
-    # DOFA's README on SatlasPretrain's pictures (its Normalization.md); radar's range is not told.
-    "dofa": {"s2": _dofa()},
+    # DOFA's README on SatlasPretrain's pictures (its Normalization.md).
+    "dofa": {"s1": _dofa_radar(), "s2": _dofa()},
     # Standard scores by the statistics of a dataset of the level that comes in.
     "standard": {"s1": _s1("standard"), "s2": _l2a("standard")},
 }

@@ -40,7 +40,16 @@ def _pin(card: Card, pin: str) -> Any:
 
 def markdown(cards: Sequence[Card]) -> str:
     """The table of the docs, one line an encoder."""
-    head = ("name", "sensors", "embedding", "strides", "parameters", "licence", "what pins it")
+    head = (
+        "name",
+        "sensors",
+        "embedding",
+        "strides",
+        "parameters",
+        "licence",
+        "what pins it",
+        "proved on",
+    )
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for card in cards:
         cells = (
@@ -51,6 +60,7 @@ def markdown(cards: Sequence[Card]) -> str:
             f"{card.parameters:,}" if card.parameters else "",
             card.licence,
             _pinned(card),
+            card.proved_on,
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -71,7 +71,6 @@ _LEVELS: dict[str, Mapping[Sensor, tuple[str, ...]]] = {
     "L1C": {"s1": ("GRD",), "s2": ("L1C",)},
     "L2A": {"s1": ("GRD",), "s2": ("L2A",)},
     "both": {"s1": ("GRD",), "s2": ("L1C", "L2A")},
-    "s2": {"s2": ("L1C",)},
 }
 _SSL4EO_DATA = "CC-BY-4.0 (SSL4EO-S12)"
 _B10 = "B10, which Level-2A lacks, and whatever else was not observed enter as the training mean. "
@@ -95,9 +94,9 @@ def _source(url: str) -> Source:
 def _normalisation(name: str) -> dict[str, tuple[float, float]]:
     """Mean and standard deviation of each band, as the card shows them."""
     return {
-        band: (mean, std)
+        band: pair
         for facts in scaling(name).values()
-        for band, mean, std in zip(facts.bands, facts.mean, facts.std, strict=True)
+        for band, pair in zip(facts.bands, facts.statistics, strict=True)
     }
 
 
@@ -111,6 +110,7 @@ def _card(*, name: str, scaled: str, sources: Mapping[str, str], **facts: Any) -
         sources={key: _source(url) for key, url in sources.items()},
         resolution_m=10,
         min_size=16,
+        proved_on="shapes only",
         **facts,
     )
 
@@ -367,19 +367,24 @@ _DOFA: dict[str, Any] = {
     "scaled": "dofa",
     "stride": 16,
     "input_px": 224,
-    "normalisation_source": "github.com/zhu-xlab/DOFA, README; github.com/allenai/satlas, "
-    "Normalization.md; reflectance 0.3558 at 255 of ESA's true colour image",
-    "preprocessing": "Reflectance clipped to what the 8-bit pictures of SatlasPretrain can hold "
-    "(0.3558 in B02, B03, B04, else 0.816), then standard scores by the authors' statistics of these "
-    "pictures; not rounded. What was not observed enters as the mean.",
-    "levels": _LEVELS["s2"],
-    "fusion": "one sensor: how the training data's radar comes from dB is not documented",
+    "normalisation_source": "github.com/zhu-xlab/DOFA, README (8-bit pictures: VV 166.4 and 64.8, VH "
+    "88.5 and 43.1; here in dB to first order); github.com/allenai/satlas, Normalization.md and issue "
+    "49; reflectance 0.3558 at 255 of ESA's true colour image",
+    "preprocessing": "Both sensors to what the 8-bit pictures of SatlasPretrain hold, then standard "
+    "scores by the authors' statistics of these pictures; not rounded. Reflectance is clipped at 0.3558 "
+    "in B02, B03, B04, else at 0.816. Radar's pictures are digital numbers of uncalibrated IW GRD, "
+    "clipped at 255; dB become such numbers by 602 sqrt(10^(dB/10) + 10^-2.2), which is approximate: "
+    "the gain is that of mid-swath (680 to 559 from near to far) and the thermal noise ESA's limit. "
+    "What was not observed enters as the mean.",
+    "levels": _LEVELS["L1C"],
+    "fusion": "late: each sensor through the one network, mean of those that saw something",
     "licence": "CC-BY-4.0",
     "data_licence": "ODC-BY (SatlasPretrain) and others",
     "citation": "Xiong et al., Neural Plasticity-Inspired Foundation Model for Observing the Earth "
     "Crossing Modalities. arXiv 2403.15356, 2024.",
-    "limits": "Use this when only Sentinel-2 comes in, with any of its nine bands. Sentinel-1 is "
-    "refused. Patches are resized to 224 x 224 px inside. It saw Level-1C.",
+    "limits": "Use this when bands vary and Sentinel-2 leads, of which it reads nine: Sentinel-1 enters "
+    "through an approximate calibration. Patches are resized to 224 x 224 px inside. "
+    + _DARKER.strip(),
 }
 
 TORCHGEO: tuple[PublicRow, ...] = (
@@ -473,7 +478,7 @@ TORCHGEO: tuple[PublicRow, ...] = (
         backbone="ViT-B/16 with kernels generated from wavelengths",
         width=768,
         parameters=111_312_128,
-        macs_per_px=4_420_758.75,
+        macs_per_px=8_731_471.8125,
         **_DOFA,
     ),
     _whole(
@@ -485,7 +490,7 @@ TORCHGEO: tuple[PublicRow, ...] = (
         backbone="ViT-L/16 with kernels generated from wavelengths",
         width=1024,
         parameters=337_105_408,
-        macs_per_px=15_197_914.25,
+        macs_per_px=30_249_494.8125,
         **_DOFA,
     ),
     _whole(

@@ -37,6 +37,7 @@ BUILD: dict[str, Callable[[], PublicEncoder]] = {
     "croma": lambda: CROMAEncoder(width=32, depth=2),
     "panopticon": lambda: PanopticonEncoder(attention_width=96, depth=1),
     "copernicus-fm": lambda: CopernicusFMEncoder(width=32, depth=1, heads=2),
+    "dofa": lambda: DOFAEncoder(width=32, depth=1, heads=2),
 }
 
 
@@ -141,6 +142,8 @@ def test_refusals(encoder, patches):
         encoder(s1=10 ** (patches["s1"] / 10))
     with pytest.raises(BandError, match="none of which this encoder uses"):
         encoder(s1=patches["s1"][:, :1], s1_bands=("HH",))
+    with pytest.raises(SampleError, match="no image_s1 or image_s2; it holds"):
+        encoder.encode({"mask": torch.zeros(2, 40, 40)})
     with pytest.raises(ShapeError, match="both must show"):
         encoder(s1=patches["s1"], s2=patches["s2"][..., :24])
     patches["s1"][1] = NAN
@@ -282,30 +285,39 @@ def test_croma_is_torchgeos_own(patches):
 @torch.inference_mode()
 def test_dofa_is_torchgeos_own():
     encoder = DOFAEncoder(width=32, depth=1, heads=2).eval()
-    s2 = torch.rand(1, 9, 224, 224)
-    waves = [0.665, 0.56, 0.49, 0.705, 0.74, 0.783, 0.842, 1.61, 2.19]
-    expected = encoder.net.forward_features(encoder.stems["s2"](s2), waves)
-    found = encoder(s2=s2, s2_bands=encoder.bands["s2"])
-    assert close(found.embedding, expected, 1e-5)
+    patches = {"s1": torch.randn(1, 2, 224, 224) * 3 - 12, "s2": torch.rand(1, 9, 224, 224)}
+    waves = {
+        "s1": [3.75, 3.75],
+        "s2": [0.665, 0.56, 0.49, 0.705, 0.74, 0.783, 0.842, 1.61, 2.19],
+    }
+    for sensor, x in patches.items():
+        expected = encoder.net.forward_features(encoder.stems[sensor](x), waves[sensor])
+        names = {f"{sensor}_bands": encoder.bands[sensor]}
+        assert close(encoder(**{sensor: x}, **names).embedding, expected, 1e-5)
 
 
 @torch.inference_mode()
-def test_dofa_reads_sentinel_2_alone(patches, tmp_path):
+def test_pictures_of_dofa_saturate(patches, tmp_path):
     encoder = DOFAEncoder(width=32, depth=1, heads=2).eval()
-    assert encoder.sensors == ("s2",)
-    features = encoder(s2=patches["s2"])
-    batch = {"image_s1": patches["s1"], "image_s2": patches["s2"]}
-    assert torch.equal(encoder.encode(batch).embedding, features.embedding)
-    with pytest.raises(BandError, match="of Sentinel-1 it uses nothing"):
-        encoder(**patches)
-    with pytest.raises(SampleError, match="no image"):
-        encoder.encode({"image_s1": patches["s1"]})
-    bright = encoder(s2=patches["s2"] * 0 + 0.9).embedding  # saturated, as in its pictures
-    assert close(bright, encoder(s2=patches["s2"] * 0 + 1.3).embedding)
+    features = encoder(**patches)
+    for sensor, (bright, brighter) in {"s1": (-5.0, -1.0), "s2": (0.9, 1.3)}.items():
+        x = patches[sensor]
+        found = encoder(**{sensor: x * 0 + bright}).embedding
+        assert close(found, encoder(**{sensor: x * 0 + brighter}).embedding)
     encoder.save_pretrained(tmp_path)
     assert torch.equal(
-        DOFAEncoder.from_pretrained(tmp_path)(s2=patches["s2"]).embedding, features.embedding
+        DOFAEncoder.from_pretrained(tmp_path)(**patches).embedding, features.embedding
     )
+
+
+def test_gradients_of_digital_numbers_know_no_nan(patches):
+    encoder = DOFAEncoder(width=32, depth=1, heads=2).eval()
+    s1 = patches["s1"].clone()
+    s1[:, 0, :9] = NAN
+    s1.requires_grad_()
+    encoder(s1=s1).embedding.sum().backward()
+    assert s1.grad.isfinite().all()
+    assert (s1.grad[:, 0, :9] == 0).all()
 
 
 @torch.inference_mode()

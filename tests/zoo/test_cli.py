@@ -39,6 +39,7 @@ def test_json_is_a_list_of_objects_with_the_promised_keys(rows: None) -> None:
     found = {row["name"]: row for row in json.loads(printed("--json"))}
     for row in found.values():
         assert {"name", "sensors", "embed_dim", "params", "licence", *PINS} <= set(row)
+    assert found["galileo-nano"]["proved_on"] == "published weights"
     assert found["galileo-nano"]["sha256"] == NANO.sources["both"].sha256
     assert found["presto"]["revision"] is None
     assert found["presto"]["repository"] == PRESTO.sources["both"].repository
@@ -50,7 +51,9 @@ def test_the_card_and_the_table(rows: None) -> None:
     assert "Use this when" in card
     assert "nasaharvest/galileo" in card
     assert NANO.sources["both"].sha256 in card
-    assert "presto" in printed()
+    table = printed()
+    assert "presto" in table
+    assert "shapes only" in table
     with pytest.raises(EncoderNotFoundError, match="Did you mean 'presto'"):
         printed("prsto")
 

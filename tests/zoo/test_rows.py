@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from deepsentinel import list_encoders, load_encoder
+from deepsentinel.encoders.card import PROOFS
 from deepsentinel.encoders.galileo_card import NANO
 from deepsentinel.encoders.presto_card import CARD as PRESTO
 from deepsentinel.errors import UnknownNameError, WeightsError
 from deepsentinel.zoo import load
 from deepsentinel.zoo.rows import ROWS, Row
+from deepsentinel.zoo.torchgeo_rows import TORCHGEO
 
 OURS = [NANO.name, PRESTO.name]
+PROVED = "published weights"
 
 
 @pytest.fixture
@@ -39,7 +42,11 @@ def test_options_of_a_row(weights: dict[str, Path]) -> None:
     four = load_encoder("galileo-nano", weights=galileo, patch_size=4, window=32)
     assert four.strides == (4,)
     assert four.card.macs_per_px is None  # measured in another mode
-    assert load_encoder("presto", weights=presto, stride=4).strides == (4,)
+    assert four.card.proved_on == "another mode"
+    assert load_encoder("galileo-nano", weights=galileo, patch_size=4).card.proved_on == PROVED
+    averaged = load_encoder("presto", weights=presto, stride=4)
+    assert averaged.strides == (4,)
+    assert averaged.card.proved_on == "another mode"
     with pytest.raises(UnknownNameError, match="presto has no option 'patch_size'"):
         load_encoder("presto", weights=presto, patch_size=4)
     with pytest.raises(UnknownNameError, match="pinned to one file"):
@@ -102,6 +109,18 @@ def test_rows_state_only_hashes_and_commits_that_can_be() -> None:
                     len(value) == digits and set(value) <= set("0123456789abcdef")
                 )
             assert source.sha256 or source.revision, f"nothing pins {row.name}"
+
+
+def test_every_row_says_what_it_was_proved_on() -> None:
+    """Against what the reference outputs hold, and no more."""
+    proved = {card.name: card.proved_on for card in list_encoders()}
+    assert {name for name, on in proved.items() if on == PROVED} == set(OURS)
+    assert proved["deepsentinel-nano"] == "own weights"
+    assert proved["galileo-base"] == proved["galileo-tiny"] == "smaller sister"
+    assert all(proved[row.card.name] == "shapes only" for row in TORCHGEO)
+    assert set(proved.values()) <= set(PROOFS)
+    text = next(card for card in list_encoders() if card.name == "croma-base").to_markdown()
+    assert "| proved on | shapes only: files of the published names" in text
 
 
 def test_listing_has_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
