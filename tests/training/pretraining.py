@@ -8,13 +8,12 @@ processes that find each other as torchrun lets them. Prints the exit statuses o
 
 import os
 import signal
-import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from processes import forked, ranks, status
 
 from deepsentinel.training.pretrain import pretrain
 
@@ -83,38 +82,15 @@ def shared(corpus: str, out_dir: Path, *, stream: bool, accumulate: int = 1) -> 
     return torch.cat([p.detach().flatten() for p in result.encoder.parameters()])
 
 
-def together(corpus: str, out_dir: Path, *, stream: bool, rank: int, port: int) -> None:
-    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    os.environ.update({k: str(v) for k, v in (here | {"MASTER_PORT": port}).items()})
-    os.environ["MASTER_ADDR"] = "127.0.0.1"
+def together(corpus: str, out_dir: Path, *, stream: bool, rank: int) -> None:
     weights = shared(corpus, out_dir, stream=stream)
     torch.save(weights, out_dir / f"rank{rank}.pt")
-
-
-def forked(run: Callable[[], object]) -> int:
-    child = os.fork()
-    if child == 0:
-        run()
-        os._exit(0)
-    return child
-
-
-def status(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def main(folder: Path, corpus: str, what: str) -> list[int]:
     stream = what.endswith("stream")
     if what.startswith("two"):
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            port = taken.getsockname()[1]
-        out_dir = folder / what
-        both = [
-            forked(lambda r=r: together(corpus, out_dir, stream=stream, rank=r, port=port))
-            for r in (0, 1)
-        ]
-        return [status(child) for child in both]
+        return ranks(lambda rank: together(corpus, folder / what, stream=stream, rank=rank))
     whole, broken = folder / f"{what}-whole", folder / f"{what}-broken"
     runs = ((whole, None), (broken, Fatal()), (broken, None))
     return [

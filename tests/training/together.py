@@ -7,12 +7,12 @@ A scenario that ends in "-killed" is first killed in its second epoch, both proc
 
 import os
 import signal
-import socket
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import torch
+from processes import ranks
 
 from deepsentinel.datasets.augment import Augment
 from deepsentinel.datasets.stream import DeepSentinelStream
@@ -23,8 +23,6 @@ from deepsentinel.heads.regression import Regressor
 from deepsentinel.heads.segmentation import Segmenter
 from deepsentinel.training.finetune import finetune
 from deepsentinel.training.finetuning.lora import LoRA
-
-PROCESSES = 2
 
 
 def small():
@@ -94,32 +92,9 @@ def run(name: str, out_dir: Path, *, dying: bool) -> None:
     torch.save(found, out_dir / f"rank{rank}.pt")
 
 
-def forked(name: str, out_dir: Path, *, dying: bool) -> list[int]:
+def both(name: str, out_dir: Path, *, dying: bool) -> list[int]:
     """Exit statuses of the processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(PROCESSES):
-        child = os.fork()
-        if child == 0:
-            os.environ |= {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(PROCESSES),
-                "LOCAL_WORLD_SIZE": str(PROCESSES),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-            }
-            try:
-                run(name, out_dir, dying=dying)
-            except Exception as error:  # noqa: BLE001 - told to the test
-                sys.stderr.write(f"{name} {rank} {type(error).__name__}: {error}\n")
-                sys.stderr.flush()
-                os._exit(1)
-            os._exit(0)
-        children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return ranks(lambda _rank: run(name, out_dir, dying=dying))
 
 
 if __name__ == "__main__":
@@ -131,7 +106,7 @@ if __name__ == "__main__":
         folder.mkdir()
         statuses = []
         if scenario.endswith("-killed"):
-            statuses += forked(scenario, folder, dying=True)
-        statuses += forked(scenario, folder, dying=False)
+            statuses += both(scenario, folder, dying=True)
+        statuses += both(scenario, folder, dying=False)
         sys.stdout.write(f"{scenario} {' '.join(map(str, statuses))}\n")
         sys.stdout.flush()
