@@ -5,13 +5,16 @@ shapes and units are in `SAMPLE_KEYS`. What was not observed is NaN; an absent s
 that the whole sensor was not observed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import prod
 from typing import Any, Self, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from deepsentinel.bands import SENSORS, Sensor
@@ -78,6 +81,66 @@ class PatchMeta:
     def bands(self, sensor: Sensor) -> tuple[str, ...]:
         """Bands in the tensor of one sensor."""
         return self.bands_s1 if sensor == "s1" else self.bands_s2
+
+
+class SampleList(list[Sample]):
+    """Samples whose images lie one behind the other in the memory of a batch.
+
+    `collate` hands that memory on instead of copying it, where the images still are what was read.
+
+    Args:
+        samples: in the order of the batch.
+        images: float32 (B, bands, H, W) by sensor, which the samples' images are views of.
+    """
+
+    def __init__(self, samples: Sequence[Sample], images: Mapping[Sensor, Tensor]) -> None:
+        super().__init__(samples)
+        self._images = images
+
+    def whole(self, sensor: Sensor) -> Tensor | None:
+        """The images of a sensor as one tensor, NaN where a sample has none.
+
+        `None` where some image lies elsewhere by now.
+        """
+        images, key = self._images.get(sensor), IMAGE_KEYS[sensor]
+        if images is None or len(images) != len(self):
+            return None
+        if not all(_same_memory(s[key], i) for s, i in zip(self, images, strict=True) if key in s):
+            return None
+        for sample, image in zip(self, images, strict=True):
+            if key not in sample:
+                image.fill_(torch.nan)
+        return images
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    return (
+        one.data_ptr() == other.data_ptr()
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+        and one.dtype == other.dtype
+    )
+
+
+def batch_memory(
+    shape: Sequence[int], *, dtype: torch.dtype = torch.float32, shared: bool = False
+) -> Tensor:
+    """An empty tensor for a batch on the CPU.
+
+    Args:
+        shape: its shape.
+        dtype: its type.
+        shared: whether other processes may have it without a copy, as workers hand on batches.
+            Otherwise it lies in large pages where the system has them: writing to fresh small
+            ones costs as much as decompression.
+    """
+    size = prod(shape) * dtype.itemsize
+    if shared:  # as torch's default_collate does
+        storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]  # noqa: SLF001
+        buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
+    else:
+        buffer = torch.from_numpy(np.empty(size, np.uint8))  # NumPy asks for large pages
+    return buffer.view(dtype).view(tuple(shape))
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -160,6 +223,9 @@ def _stack_sensor(samples: Sequence[Sample], sensor: Sensor) -> Tensor | None:
             f"samples of one batch hold different bands of {key}: {sorted(bands)}. "
             "Read them with the same bands=...."
         )
+    whole = samples.whole(sensor) if isinstance(samples, SampleList) else None
+    if whole is not None:
+        return whole
     absent = torch.full_like(present[0], float("nan"))
     return _stack([s.get(key, absent) for s in samples], key, samples)
 
@@ -172,7 +238,12 @@ def _stack(values: Sequence[Tensor], key: str, samples: Sequence[Sample]) -> Ten
                 f"{tuple(value.shape)}, of sample 0 ({_name(samples[0])}) {tuple(values[0].shape)}. "
                 "Crop or pad to one size before batching."
             )
-    return torch.stack(list(values))
+    first = values[0]
+    if first.requires_grad or first.device.type != "cpu":
+        return torch.stack(list(values))
+    shared = get_worker_info() is not None
+    out = batch_memory((len(values), *first.shape), dtype=first.dtype, shared=shared)
+    return torch.stack(list(values), out=out)
 
 
 def _name(sample: Sample) -> str:

@@ -198,7 +198,7 @@ def corpus_bytes(table: pa.Table, info: CorpusInfo) -> dict[str, int]:
     return {name: int(pc.sum(table[f"{name}_size"]).as_py() or 0) for name in corpus_arrays(info)}
 
 
-def damage_of(spec: ArraySpec, data: bytes) -> str | None:
+def damage_of(spec: ArraySpec, data: bytes | memoryview) -> str | None:
     """What is wrong with the bytes of one patch by their checksums; `None` where all is well."""
     try:
         frames = split_patch(spec, data)

@@ -5,19 +5,22 @@ from dataclasses import dataclass
 
 from deepsentinel.store import Span, Store
 
+Stored = bytes | memoryview
+"""Bytes as they are stored; a view where several patches came in one request."""
+
 
 @dataclass(frozen=True)
 class FetchedPatch:
     """One patch as it came from the store, still encoded."""
 
     number: int
-    data: Mapping[str, bytes | None]
+    data: Mapping[str, Stored | None]
     """Bytes by array; `None` where the patch has no such array."""
 
 
 def fetch_spans(
     store: Store, spans: Sequence[Span | None], *, fresh: bool = False
-) -> list[bytes | None]:
+) -> list[Stored | None]:
     """The bytes of each span, in the order given; `None` for `None`.
 
     Spans that touch in a file are one request, no byte outside of a span is read, and all requests
@@ -31,19 +34,20 @@ def fetch_spans(
         >>> from deepsentinel.store import LocalStore
         >>> store = LocalStore(tempfile.mkdtemp())
         >>> store.write("a", b"0123456789")
-        >>> fetch_spans(store, [("a", 4, 2), None, ("a", 2, 2)])
-        [b'45', None, b'23']
+        >>> one, none, other = fetch_spans(store, [("a", 4, 2), None, ("a", 2, 2)])
+        >>> bytes(one), none, bytes(other)
+        (b'45', None, b'23')
     """
     known = {place: span for place, span in enumerate(spans) if span is not None}
     groups = _touching(known)
     wholes = [(*known[group[0]][:2], sum(known[place][2] for place in group)) for group in groups]
-    found: list[bytes | None] = [None] * len(spans)
+    found: list[Stored | None] = [None] * len(spans)
     for group, data in zip(groups, store.read_spans(wholes, fresh=fresh), strict=True):
         first = known[group[0]][1]
+        view = data if len(group) == 1 else memoryview(data)
         for place in group:
             _, start, size = known[place]
-            whole = size == len(data)
-            found[place] = data if whole else data[start - first : start - first + size]
+            found[place] = view[start - first : start - first + size]
     return found
 
 

@@ -16,6 +16,10 @@ Bands = Mapping[Sensor, Sequence[str]]
 """Bands to read by sensor, in the order wanted; a sensor that is left out gives all of its bands."""
 
 
+Room = Mapping[Sensor, NDArray[np.float32]]
+"""Where to decode sensors into: contiguous float32 (bands, H, W) by sensor."""
+
+
 class PatchSource(Protocol):
     """What `Corpus` and `SourceCorpus` have in common: patches by number."""
 
@@ -94,5 +98,6 @@ class PatchSource(Protocol):
         sensors: Sequence[Sensor] | None = None,
         bands: Bands | None = None,
         rasters: Sequence[str] = (),
+        room: Room | None = None,
     ) -> dict[str, NDArray[Any]]:
         """A patch that `fetch` brought, in physical units."""

@@ -17,7 +17,7 @@ from deepsentinel.corpus.arrays import ArraySpec, corpus_arrays
 from deepsentinel.corpus.catalogue import named
 from deepsentinel.corpus.codes import NOT_OBSERVED, S1_SCALE, S2_CODE_OFFSET, S2_SCALE
 from deepsentinel.corpus.facts import load_info
-from deepsentinel.corpus.fetch import FetchedPatch, fetch_spans
+from deepsentinel.corpus.fetch import FetchedPatch, Stored, fetch_spans
 from deepsentinel.corpus.format import (
     DATA_PATH,
     INDEX_PATH,
@@ -37,7 +37,7 @@ from deepsentinel.corpus.index import (
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
 from deepsentinel.corpus.pending import Pending, pending_patches
 from deepsentinel.corpus.places import Places
-from deepsentinel.corpus.protocol import Bands, PatchSource
+from deepsentinel.corpus.protocol import Bands, PatchSource, Room
 from deepsentinel.corpus.shard import ChunkError, decode_frame, split_patch
 from deepsentinel.errors import (
     BandError,
@@ -333,7 +333,7 @@ class Corpus:
         number = self._number(i)
         plan = self._plan(sensors, bands, rasters)
         [data] = self._fetch([number], plan.names)
-        return self._physical(number, plan, data)
+        return self._physical(number, plan, data, {})
 
     def shards(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """The shard that each of some patches lies in; those of a shard are neighbours in its files."""
@@ -376,29 +376,39 @@ class Corpus:
         sensors: Sequence[Sensor] | None = None,
         bands: Bands | None = None,
         rasters: Sequence[str] = (),
+        room: Room | None = None,
     ) -> dict[str, NDArray[Any]]:
         """A patch that `fetch` brought, as `read_physical` gives it.
 
-        Bytes that turn out damaged are read once more. Arguments and errors as for `read_physical`.
+        Bytes that turn out damaged are read once more. Arguments and errors as for `read_physical`;
+        `room` gives arrays that sensors are decoded into instead of fresh ones.
         """
         plan = self._plan(sensors, bands, rasters)
-        return self._physical(patch.number, plan, patch.data)
+        return self._physical(patch.number, plan, patch.data, room or {})
 
     # ---------------------------------------------------------------- bytes to pixels
 
     def _physical(
-        self, number: int, plan: "_Plan", data: Mapping[str, bytes | None]
+        self, number: int, plan: "_Plan", data: Mapping[str, Stored | None], room: Room
     ) -> dict[str, NDArray[Any]]:
         """Physical values from the bytes of one patch, by array."""
-        found: dict[str, NDArray[Any] | None] = {}
+        found: dict[str, NDArray[Any]] = {}
         for sensor, positions in plan.bands.items():
-            found[sensor] = self._physical_sensor(number, sensor, positions, data[sensor])
+            stored = data[sensor]
+            if stored is not None:
+                size = self._arrays[sensor].size
+                out = room.get(sensor)
+                out = np.empty((len(positions), size, size), np.float32) if out is None else out
+                self._decode_sensor(number, sensor, positions, stored, out)
+                found[sensor] = out
         for name in plan.rasters:
-            found[name] = self._codes(number, name, None, data[name])
-        return {name: array for name, array in found.items() if array is not None}
+            raster = self._codes(number, name, None, data[name])
+            if raster is not None:
+                found[name] = raster
+        return found
 
     def _codes(
-        self, number: int, name: str, positions: tuple[int, ...] | None, data: bytes | None
+        self, number: int, name: str, positions: tuple[int, ...] | None, data: Stored | None
     ) -> NDArray[Any] | None:
         if data is None:
             return None
@@ -406,24 +416,27 @@ class Corpus:
         wanted = range(spec.chunks) if positions is None else positions
         out = np.empty((len(wanted), spec.size, spec.size), spec.dtype)
 
-        def decode(stored: bytes) -> None:
+        def decode(stored: Stored) -> None:
             for _ in self._decoded(spec, stored, wanted, out):
                 pass
 
         self._decode_sound(number, spec, data, decode)
         return out[0] if spec.channels is None else out
 
-    def _physical_sensor(
-        self, number: int, sensor: Sensor, positions: tuple[int, ...], data: bytes | None
-    ) -> NDArray[np.float32] | None:
-        if data is None:
-            return None
+    def _decode_sensor(
+        self,
+        number: int,
+        sensor: Sensor,
+        positions: tuple[int, ...],
+        data: Stored,
+        out: NDArray[np.float32],
+    ) -> None:
+        """Physical values of one sensor into `out`, band by band while its codes are in the cache."""
         spec = self._arrays[sensor]
-        out = np.empty((len(positions), spec.size, spec.size), np.float32)
         codes = _scratch_plane(spec)
         gaps = int(self._places.gaps[sensor][number])
 
-        def decode(stored: bytes) -> None:
+        def decode(stored: Stored) -> None:
             planes = self._decoded(spec, stored, positions, [codes] * len(positions))
             for position, plane, physical in zip(positions, planes, out, strict=True):
                 to_physical(sensor, plane, physical)
@@ -431,10 +444,9 @@ class Corpus:
                     physical[plane == NOT_OBSERVED[sensor]] = np.nan
 
         self._decode_sound(number, spec, data, decode)
-        return out
 
     def _decode_sound(
-        self, number: int, spec: ArraySpec, data: bytes, decode: Callable[[bytes], None]
+        self, number: int, spec: ArraySpec, data: Stored, decode: Callable[[Stored], None]
     ) -> None:
         """Decode bytes; where they turn out damaged, once more as they are at their origin."""
         try:
@@ -451,7 +463,7 @@ class Corpus:
     def _decoded(
         self,
         spec: ArraySpec,
-        data: bytes,
+        data: Stored,
         wanted: Iterable[int],
         out: Sequence[NDArray[Any]] | NDArray[Any],
     ) -> Iterable[NDArray[Any]]:
@@ -470,7 +482,7 @@ class Corpus:
 
     def _fetch(
         self, places: Sequence[int], names: Sequence[str], *, fresh: bool = False
-    ) -> list[dict[str, bytes | None]]:
+    ) -> list[dict[str, Stored | None]]:
         """Bytes of arrays of patches, all fetched together; `None` where a patch has no such array."""
         spans = [self._span(place, name) for place in places for name in names]
         try:

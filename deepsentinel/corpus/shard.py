@@ -48,7 +48,7 @@ def _encode_chunk(spec: ArraySpec, plane: NDArray[Any]) -> bytes:
     return frame + crc32c(frame)
 
 
-def split_patch(spec: ArraySpec, data: bytes) -> list[tuple[int, int]]:
+def split_patch(spec: ArraySpec, data: bytes | memoryview) -> list[tuple[int, int]]:
     """(start, size) of each blosc frame in the bytes of one patch, from the frames' headers.
 
     Raises:
@@ -71,7 +71,9 @@ def split_patch(spec: ArraySpec, data: bytes) -> list[tuple[int, int]]:
     return frames
 
 
-def decode_frame(data: bytes, start: int, size: int, out: NDArray[Any], *, checksum: bool) -> None:
+def decode_frame(
+    data: bytes | memoryview, start: int, size: int, out: NDArray[Any], *, checksum: bool
+) -> None:
     """Decode one blosc frame into `out`, a contiguous array of exactly its size.
 
     Raises:
@@ -122,7 +124,7 @@ def load_table(spec: ArraySpec, data: bytes) -> NDArray[np.uint64]:
     return np.frombuffer(data[:-CRC_BYTES], "<u8").reshape(PATCHES_PER_SHARD, spec.chunks, 2)
 
 
-def check_patch(spec: ArraySpec, data: bytes) -> Iterator[str]:
+def check_patch(spec: ArraySpec, data: bytes | memoryview) -> Iterator[str]:
     """What is wrong with the bytes of one patch, chunk by chunk; nothing where all is well."""
     scratch = np.empty((spec.size, spec.size), spec.dtype)
     try:

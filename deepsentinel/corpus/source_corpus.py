@@ -23,7 +23,7 @@ from deepsentinel.corpus.format import PATCHES_PER_SHARD, CorpusInfo
 from deepsentinel.corpus.index import record_row, rows_table
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
 from deepsentinel.corpus.plan import Plan, SplitRule, corpus_info, plan_source
-from deepsentinel.corpus.protocol import Bands
+from deepsentinel.corpus.protocol import Bands, Room
 from deepsentinel.corpus.read import to_physical
 from deepsentinel.corpus.sources import open_source
 from deepsentinel.corpus.sources.base import Skipped, SourceOptions
@@ -209,9 +209,15 @@ class SourceCorpus:
         sensors: Sequence[Sensor] | None = None,
         bands: Bands | None = None,
         rasters: Sequence[str] = (),
+        room: Room | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """The patch, as `read_physical` gives it."""
-        return self.read_physical(patch.number, sensors=sensors, bands=bands, rasters=rasters)
+        """The patch, as `read_physical` gives it; sensors in `room`, where that is given."""
+        found = self.read_physical(patch.number, sensors=sensors, bands=bands, rasters=rasters)
+        for sensor, place in (room or {}).items():
+            if sensor in found:
+                place[...] = found[sensor]
+                found[sensor] = place
+        return found
 
     @cached_property
     def _reader(self) -> PatchReader:

@@ -16,7 +16,7 @@ from deepsentinel.corpus.arrays import ArraySpec, all_metadata, corpus_arrays, g
 from deepsentinel.corpus.codes import NOT_OBSERVED
 from deepsentinel.corpus.copying import damage_of
 from deepsentinel.corpus.facts import load_info
-from deepsentinel.corpus.fetch import fetch_spans
+from deepsentinel.corpus.fetch import Stored, fetch_spans
 from deepsentinel.corpus.format import (
     DATA_PATH,
     INDEX_PATH,
@@ -291,7 +291,7 @@ class _Check:
         path: str,
         table: NDArray[np.uint64] | None,
         place: int,
-        data: bytes | StoreError,
+        data: Stored | StoreError,
     ) -> Iterator[str]:
         found = list(self._reasons(spec, table, place, data))
         if found and not isinstance(self.store, LocalStore):  # damaged where it lies or on the way?
@@ -304,7 +304,7 @@ class _Check:
         spec: ArraySpec,
         table: NDArray[np.uint64] | None,
         place: int,
-        data: bytes | StoreError,
+        data: Stored | StoreError,
     ) -> Iterator[str]:
         if isinstance(data, StoreError):
             yield str(data)
@@ -324,7 +324,7 @@ class _Check:
         yield from self._planes(spec, data, frames, place)
 
     def _planes(
-        self, spec: ArraySpec, data: bytes, frames: list[tuple[int, int]], place: int
+        self, spec: ArraySpec, data: Stored, frames: list[tuple[int, int]], place: int
     ) -> Iterator[str]:
         plane = np.empty((spec.size, spec.size), spec.dtype)
         for position, (start, size) in enumerate(frames):

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import get_worker_info
 from torchgeo.datasets import NonGeoDataset
 
 from deepsentinel import plot
@@ -168,10 +169,34 @@ class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is u
             IndexError: the index is out of range.
             CorruptCorpusError: stored bytes are damaged.
         """
+        sample = self.reader.read(self._number(index))
+        return sample if self.transforms is None else self.transforms(sample)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """The samples of several patches, read together: what a `DataLoader` asks for.
+
+        The same samples as one by one, but a remote corpus is asked for their bytes in one round of
+        requests, and they are decoded into the memory of a batch, which `deepsentinel.collate` need
+        not copy.
+
+        Raises:
+            IndexError: an index is out of range.
+            CorruptCorpusError: stored bytes are damaged.
+        """
+        if type(self).__getitem__ is not DeepSentinelDataset.__getitem__:
+            return [self[i] for i in indices]  # a subclass says what a sample is
+        numbers = [self._number(i) for i in indices]
+        as_read = self.transforms is None
+        in_worker = get_worker_info() is not None
+        samples = self.reader.read_together(numbers, hand_on=as_read and in_worker)
+        if self.transforms is not None:
+            samples[:] = map(self.transforms, samples)
+        return samples
+
+    def _number(self, index: int) -> int:
         if not -len(self) <= index < len(self):
             raise IndexError(f"patch {index} of {len(self)} in split {self.split!r}.")
-        sample = self.reader.read(int(self.rows[index]))
-        return sample if self.transforms is None else self.transforms(sample)
+        return int(self.rows[index])
 
     def __repr__(self) -> str:
         name = f"{self.info.name!r}{' (synthetic)' if self.info.synthetic else ''}"

@@ -15,6 +15,8 @@ RUN_PATCHES = 16
 """Most patches of one request, so that reading ahead means several requests at once."""
 THREADS = 16
 """Requests in flight; a Python client gains nothing from more."""
+LOCAL_THREADS = 2
+"""Reads of local files in flight: they wait for no answer, and each thread keeps freed memory."""
 
 Fetch = Callable[[Sequence[int]], list[FetchedPatch]]
 Run = tuple[int, ...]
@@ -53,14 +55,19 @@ def plan_runs(
 
 
 def prefetched(
-    fetch: Fetch, plan: NDArray[np.int64], runs: Sequence[Run], *, ahead: int
+    fetch: Fetch,
+    plan: NDArray[np.int64],
+    runs: Sequence[Run],
+    *,
+    ahead: int,
+    threads: int = THREADS,
 ) -> Iterator[FetchedPatch]:
     """The patches of a plan in its order, fetched in runs up to `ahead` steps before their turn.
 
     Threads live as long as the iterator does. An error of a fetch is raised when the turn of one
     of its patches comes.
     """
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="deepsentinel-prefetch")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="deepsentinel-prefetch")
     asked: deque[tuple[Run, Future[list[FetchedPatch]]]] = deque()
     here: dict[int, FetchedPatch] = {}
     following = iter(runs)

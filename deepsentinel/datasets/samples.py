@@ -14,11 +14,22 @@ from deepsentinel.corpus.codes import CLOUD_UNKNOWN
 from deepsentinel.corpus.fetch import FetchedPatch
 from deepsentinel.corpus.format import LabelSpec
 from deepsentinel.corpus.patch import PatchRecord
-from deepsentinel.corpus.protocol import PatchSource
+from deepsentinel.corpus.protocol import PatchSource, Room
 from deepsentinel.datasets.request import Request
 from deepsentinel.errors import LabelError
-from deepsentinel.sample import IGNORE_INDEX, IMAGE_KEYS, PatchMeta, Sample
+from deepsentinel.sample import (
+    IGNORE_INDEX,
+    IMAGE_KEYS,
+    PatchMeta,
+    Sample,
+    SampleList,
+    batch_memory,
+)
+from deepsentinel.store import is_local
 
+FETCHED_TOGETHER = 32
+"""Patches of a batch that are asked for in one round of requests; a local file is asked one by one,
+so that the bytes of a patch are decoded while they lie in the cache."""
 _HIDING = (1, 3)
 """First and last of thick cloud, thin cloud, shadow in `deepsentinel.corpus.codes.CLOUD_CLASSES`."""
 _META_FACTS = (
@@ -71,15 +82,47 @@ class SampleReader:
         """Bytes that reading each of some patches moves."""
         return self.corpus.stored_bytes(numbers, sensors=self.sensors, rasters=self.request.rasters)
 
-    def decode(self, patch: FetchedPatch) -> Sample:
-        """The sample of a patch that `fetch` brought, the same as `read` gives."""
+    def decode(self, patch: FetchedPatch, *, room: Room | None = None) -> Sample:
+        """The sample of a patch that `fetch` brought, the same as `read` gives.
+
+        Args:
+            patch: its bytes.
+            room: arrays that sensors are decoded into instead of fresh ones.
+        """
         arrays = self.corpus.decode(
             patch,
             sensors=self.sensors,
             bands=self.request.bands,
             rasters=self.request.rasters,
+            room=room,
         )
         return self._sample(patch.number, arrays)
+
+    def read_together(self, numbers: Sequence[int], *, hand_on: bool = False) -> SampleList:
+        """Samples of several patches, fetched together and decoded into the memory of one batch.
+
+        The same samples as `read` gives one by one.
+
+        Args:
+            numbers: of the patches.
+            hand_on: whether the batch goes to another process as it is.
+
+        Raises:
+            CorruptCorpusError: stored bytes are damaged.
+        """
+        size = self.corpus.info.patch_size
+        images = {
+            s: batch_memory((len(numbers), len(names), size, size), shared=hand_on)
+            for s, names in self.request.bands.items()
+        }
+
+        samples: list[Sample] = []
+        together = 1 if is_local(self.corpus.url) else FETCHED_TOGETHER
+        for first in range(0, len(numbers), together):
+            for patch in self.fetch(numbers[first : first + together]):
+                room = {s: tensor[len(samples)].numpy() for s, tensor in images.items()}
+                samples.append(self.decode(patch, room=room))
+        return SampleList(samples, images)
 
     def _sample(self, number: int, arrays: Mapping[str, NDArray[Any]]) -> Sample:
         record = self.corpus.record(number)

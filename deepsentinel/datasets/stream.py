@@ -23,11 +23,12 @@ from deepsentinel.datasets.order import (
     shuffled_shards,
     through_buffer,
 )
-from deepsentinel.datasets.prefetch import plan_runs, prefetched
+from deepsentinel.datasets.prefetch import LOCAL_THREADS, THREADS, plan_runs, prefetched
 from deepsentinel.datasets.request import BandsLike, Clouds
 from deepsentinel.datasets.transforms import Compose
 from deepsentinel.errors import CheckpointError, SampleError, UnknownNameError, nearest
 from deepsentinel.sample import Sample
+from deepsentinel.store import is_local
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +301,9 @@ class DeepSentinelStream(IterableDataset[Sample]):
             transforms.set_epoch(epoch)
         plan = self.plan(epoch, place)[start:]
         runs = plan_runs(plan, self.dataset.corpus.shards(plan), reader.stored_bytes(plan))
-        for patch in prefetched(reader.fetch, plan, runs, ahead=self.prefetch):
+        threads = LOCAL_THREADS if is_local(self.dataset.corpus.url) else THREADS
+        ahead = prefetched(reader.fetch, plan, runs, ahead=self.prefetch, threads=threads)
+        for patch in ahead:
             sample = reader.decode(patch)
             yield sample if transforms is None else transforms(sample)
 

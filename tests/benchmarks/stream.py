@@ -165,7 +165,8 @@ def ways(
         if beside:
             slow = min(len(dataset), SLOW_PATCHES if "://" in root else 8 * SLOW_PATCHES)
             for name, other in rivals(root, slow, few=few):
-                yield f"{name}, {count} workers", loaded(other, count, ours=False, batch=4)
+                batch = min(BATCH, slow // 2)
+                yield f"{name}, {count} workers", loaded(other, count, ours=False, batch=batch)
 
 
 def measure(found: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:

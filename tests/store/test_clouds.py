@@ -219,6 +219,23 @@ def test_one_request_a_sensor_and_sample_and_nothing_twice(cloud: Cloud, local_r
     assert sum(r.received for r in seen) == sum(row["s1_size"] + row["s2_size"] for row in train)
 
 
+def test_a_batch_costs_no_request_more_and_nothing_twice(cloud: Cloud, local_root: Path) -> None:
+    url = published(cloud, local_root)
+    here = DeepSentinelDataset(local_root, None, labels=())
+    there = DeepSentinelDataset(url, None, labels=(), storage_options=cloud.storage_options)
+    order = [9, 0, 3, 1]
+    _ = there.index
+    cloud.forget()
+    batch = there.__getitems__(order)
+    seen = [r for r in cloud.log if "data.zarr" in r.path]
+    assert len(seen) <= 2 * len(order)  # neighbours come in one
+    rows = here.index.iloc[order]
+    wanted = sum(int(rows[f"{s}_size"].sum()) for s in ("s1", "s2"))
+    assert sum(r.received for r in seen) == wanted
+    for sample, k in zip(batch, order, strict=True):
+        assert all(same(value, here[k][key]) for key, value in sample.items())
+
+
 def test_one_sensor_costs_one_request(cloud: Cloud, local_root: Path) -> None:
     url = published(cloud, local_root)
     options = {"storage_options": cloud.storage_options}
