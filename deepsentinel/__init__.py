@@ -15,7 +15,7 @@ _PUBLIC: dict[str, str] = {
     "DeepSentinelDataset": "deepsentinel.datasets.dataset",
     "DeepSentinelStream": "deepsentinel.datasets.stream",
     "Detector": "deepsentinel.heads.detection",
-    "Encoder": "deepsentinel.features",
+    "Encoder": "deepsentinel.encoders.pretrained",
     "Features": "deepsentinel.features",
     "FusionEncoder": "deepsentinel.encoders.fusion",
     "Matcher": "deepsentinel.heads.matching",
@@ -68,7 +68,8 @@ if TYPE_CHECKING:
     from deepsentinel.datasets.dataset import DeepSentinelDataset
     from deepsentinel.datasets.stream import DeepSentinelStream
     from deepsentinel.encoders.fusion import FusionEncoder
-    from deepsentinel.features import Encoder, Features, Prediction
+    from deepsentinel.encoders.pretrained import Encoder
+    from deepsentinel.features import Features, Prediction
     from deepsentinel.heads.classification import Classifier
     from deepsentinel.heads.detection import Detector
     from deepsentinel.heads.matching import Matcher

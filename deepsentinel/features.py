@@ -134,7 +134,8 @@ class Encoder(Protocol):
     """Anything that turns patches of either or both sensors into `Features`.
 
     Encoders are `torch.nn.Module`s; `deepsentinel.load_encoder` returns them,
-    `deepsentinel.FusionEncoder` builds a new one.
+    `deepsentinel.FusionEncoder` builds a new one. Those of this library also know their card and how
+    to save and publish themselves: `deepsentinel.Encoder`.
     """
 
     @property

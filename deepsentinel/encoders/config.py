@@ -62,7 +62,8 @@ def read_encoder(folder: Path) -> tuple[str, dict[str, Any], Card]:
     if not folder.is_dir():
         raise EncoderNotFoundError(
             f"no encoder at {str(folder)!r}: there is no such folder. Give a folder that "
-            "save_pretrained wrote, or a name from deepsentinel.list_encoders()."
+            "save_pretrained wrote or <user>/<repo> on the Hub; names from "
+            "deepsentinel.list_encoders() are for deepsentinel.load_encoder."
         )
     content = _parsed(read_file(folder / CONFIG_FILE), folder)
     if "task" in content:

@@ -36,6 +36,10 @@ README_FILE = "README.md"
 class Pretrained(nn.Module, ABC):
     """Base of the library's encoders; a subclass is listed in `encoders.config.KINDS`.
 
+    `deepsentinel.Encoder` is its public name: what `load_encoder` gives and `FusionEncoder` builds.
+    `Encoder.from_pretrained` opens any of them from a folder or repository, a subclass only its own.
+    What heads and evaluation ask of encoders of other libraries is less: `features.Encoder`.
+
     Attributes:
         config: constructor arguments as plain values, without `check`, `empty` and `card`.
         check: when units are checked.
@@ -332,3 +336,7 @@ def encoder_class(kind: str) -> type[Pretrained]:
         )
     found: type[Pretrained] = getattr(import_module(KINDS[kind]), kind)
     return found
+
+
+Encoder = Pretrained
+"""The public name."""

@@ -8,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import deepsentinel
 from deepsentinel.encoders.card import Card, Score
 from deepsentinel.encoders.fusion import FusionEncoder
+from deepsentinel.encoders.galileo import GalileoEncoder
 from deepsentinel.errors import EncoderNotFoundError, WeightsError
 
 BACKBONE = "mobilenetv4_conv_small_050"
@@ -44,6 +46,21 @@ def embedded(encoder: FusionEncoder) -> torch.Tensor:
     s2 = torch.rand(2, 2, 33, 40, generator=generator) * 0.3
     with torch.no_grad():
         return encoder(s2=s2, s2_bands=("B04", "B08")).embedding
+
+
+def test_the_public_class_opens_every_encoder(folder: Path, tmp_path: Path) -> None:
+    other = GalileoEncoder(width=32, depth=1, heads=2).eval()
+    other.save_pretrained(tmp_path / "other")
+    for place, kind in ((folder, FusionEncoder), (tmp_path / "other", GalileoEncoder)):
+        found = deepsentinel.Encoder.from_pretrained(place)
+        assert type(found) is kind
+        assert isinstance(found, deepsentinel.Encoder)
+    with pytest.raises(WeightsError, match="holds a GalileoEncoder, not a FusionEncoder"):
+        FusionEncoder.from_pretrained(tmp_path / "other")
+    with pytest.raises(EncoderNotFoundError, match=r"are for deepsentinel\.load_encoder"):
+        deepsentinel.Encoder.from_pretrained("galileo-nano")
+    for name in ("save_pretrained", "push_to_hub", "export", "card", "encode"):
+        assert hasattr(deepsentinel.Encoder, name)
 
 
 def test_saved_and_loaded_are_equal(encoder: FusionEncoder, folder: Path) -> None:

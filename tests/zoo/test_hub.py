@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepsentinel import FusionEncoder, load_encoder
+from deepsentinel import Encoder, FusionEncoder, load_encoder
 from deepsentinel.encoders.card import Card, Source
 from deepsentinel.encoders.galileo_card import NANO
 from deepsentinel.encoders.hub import Access, fetch
@@ -54,6 +54,7 @@ def test_publish_then_load_by_name_and_commit(published, hub: Hub) -> None:
     assert (loaded.card.repository, loaded.card.revision) == (NAME, commit)
     assert (loaded.card.licence, loaded.card.sha256) == ("MIT", encoder.card.sha256)
     assert same(encoder, FusionEncoder.from_pretrained(NAME))
+    assert same(encoder, Encoder.from_pretrained(NAME, revision=commit))
     stored = hub.repositories["models", NAME].commits[commit]
     assert set(stored) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
     text = stored["README.md"].decode()
