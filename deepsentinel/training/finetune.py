@@ -19,7 +19,7 @@ from deepsentinel.datasets.stream_loader import StreamLoader
 from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import MissingExtraError, TrainingError
 from deepsentinel.heads.model import Model, load_weights
-from deepsentinel.training.finetuning.checkpoint import Row, RunFolder, State, check_options
+from deepsentinel.training.finetuning.checkpoint import Row, RunFolder, State
 from deepsentinel.training.finetuning.loader import EpochLoader, in_order, shared_badly
 from deepsentinel.training.finetuning.lora import LoRA, adapted
 from deepsentinel.training.finetuning.options import FinetuneConfig, Precision
@@ -35,6 +35,7 @@ from deepsentinel.training.finetuning.task import (
 )
 from deepsentinel.training.ranks import from_first, join, rank, together, world_size
 from deepsentinel.training.scoring.scores import scores_for
+from deepsentinel.training.stored import check_options
 
 # What the run folder, the callbacks and the loaders do instead of Lightning.
 _OURS: Final[dict[str, Any]] = {

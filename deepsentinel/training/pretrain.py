@@ -20,7 +20,6 @@ from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.encoders.towers import Fusion
 from deepsentinel.objectives.objective import Objective
 from deepsentinel.training.config import plain, write_config
-from deepsentinel.training.finetuning.checkpoint import check_options
 from deepsentinel.training.pretraining.card import about, final_card
 from deepsentinel.training.pretraining.loop import Loop
 from deepsentinel.training.pretraining.options import Precision, PretrainConfig
@@ -41,6 +40,7 @@ from deepsentinel.training.pretraining.setup import (
 )
 from deepsentinel.training.pretraining.state import PretrainFolder
 from deepsentinel.training.ranks import join, rank
+from deepsentinel.training.stored import check_options
 
 
 def pretrain(

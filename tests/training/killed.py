@@ -20,6 +20,7 @@ from deepsentinel.datasets.stream import DeepSentinelStream
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.datasets.transforms import Compose, RandomFlip, RandomRot90, SensorDropout
 from deepsentinel.heads import files
+from deepsentinel.training import stored
 from deepsentinel.training.finetune import finetune
 from deepsentinel.training.finetuning import checkpoint
 from deepsentinel.training.finetuning.lora import LoRA
@@ -65,7 +66,7 @@ def tune(out_dir: Path, death: Death, way: str) -> None:
         death.at("before")
         replace_file(path, torn)
 
-    files.replace_file = checkpoint.replace_file = watched
+    files.replace_file = checkpoint.replace_file = stored.replace_file = watched
     train, options = Watched(small.make_samples(10)), {}
     if way == "lora":
         options = {"lora": LoRA(rank=2), "layer_decay": 0.7, "augment": Augment(speckle=9.0)}

@@ -1,24 +1,20 @@
 """What a pretraining keeps on disk: `last.ckpt`, `log.jsonl`, `images`, `report`, `encoder`.
 
-`last.ckpt` holds tensors and plain values only and is always read with `weights_only=True`. The log
-is added to row by row; a run that goes on cuts off the rows after its checkpoint and writes them
-again.
+The log is added to row by row; a run that goes on cuts off the rows after its checkpoint and writes
+them again.
 """
 
 import json
 import math
-import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from zipfile import is_zipfile
 
-import torch
-
-from deepsentinel.errors import CheckpointError, TrainingError
+from deepsentinel.errors import TrainingError
 from deepsentinel.heads.files import replace_file
+from deepsentinel.training.stored import read_state, write_state
 
 FORMAT_VERSION: Final = 1
 
@@ -89,24 +85,8 @@ class PretrainFolder:
         Raises:
             CheckpointError: the file is damaged or of another version.
         """
-        if not self.last.exists():
-            return None
-        try:
-            if not is_zipfile(self.last):  # what torch.save writes
-                raise EOFError("it is cut off, or no checkpoint at all")  # noqa: TRY301
-            stored = torch.load(self.last, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise CheckpointError(
-                f"{self.last} cannot be read: {error}. It is damaged, or holds more than tensors "
-                "and plain values. Start over with resume=False."
-            ) from error
-        found = stored.pop("format_version", None) if isinstance(stored, dict) else None
-        if found != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{self.last} has format {found!r}; this version continues pretrainings of format "
-                f"{FORMAT_VERSION}. Start over with resume=False, or in another out_dir."
-            )
-        return PretrainState(**stored)
+        stored = read_state(self.last, FORMAT_VERSION)
+        return None if stored is None else PretrainState(**stored)
 
     def write(self, state: PretrainState) -> None:
         """Replace `last.ckpt`.
@@ -114,10 +94,9 @@ class PretrainFolder:
         Raises:
             TrainingError: it cannot be written, as on a full disk.
         """
-        plain = {"format_version": FORMAT_VERSION, **_shallow(state)}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            replace_file(self.last, lambda p: _save(plain, p))
+            write_state(self.last, FORMAT_VERSION, _shallow(state))
         except OSError as error:
             raise TrainingError(
                 f"after step {state.step} {self.last} could not be written: {error}. What was there "
@@ -161,14 +140,3 @@ def _shallow(state: PretrainState) -> dict[str, Any]:
 
 def _finite(row: LogRow) -> LogRow:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-
-
-def _save(plain: dict[str, Any], path: Path) -> None:
-    with path.open("wb") as file:
-        try:
-            torch.save(plain, file)
-        except RuntimeError as error:
-            # torch covers what the system said, such as a full disk, with a complaint of its own.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
