@@ -36,7 +36,7 @@ from nano_crops import (
 from nano_scores import measure
 from torch import Generator, Tensor, nn
 
-from deepsentinel.encoders.card import Card
+from deepsentinel.encoders.card import FREE_USE, Card
 from deepsentinel.encoders.fusion import FusionEncoder
 
 SLIM = {"dims": [32, 64, 128, 256], "depths": [1, 1, 4, 1]}
@@ -329,6 +329,7 @@ def card(
         ),
         proved_on="own weights",
         licence="MIT",
+        restrictions=FREE_USE["MIT"],
         data_licence=(
             "CDLA-Permissive-1.0 (BigEarthNet), CC-BY-SA-4.0 (TerraMesh, Major-TOM), CC-BY-4.0 "
             "(SSL4EO-S12); the teachers Galileo nano and Presto: MIT"

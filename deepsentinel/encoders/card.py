@@ -21,6 +21,14 @@ PROOFS = {
 """What each word of `Card.proved_on` means."""
 
 
+FREE_USE = {
+    "MIT": "none; keep its licence text",
+    "Apache-2.0": "none; keep its licence and notices",
+    "CC-BY-4.0": "none but attribution: cite as below",
+}
+"""`Card.restrictions` under licences that forbid no use."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """One measured score, with what it must be compared to."""
@@ -97,7 +105,7 @@ class Card:
     data_licence: str = ""
     """Of the data they were trained on."""
     restrictions: str = ""
-    """What the licence forbids, where it restricts use."""
+    """What the licence forbids or asks; empty: not known."""
     citation: str = ""
     sources: Mapping[str, Source] = field(default_factory=dict)
     """Published files that the weights came from: `s1` and `s2` of two towers, else `both`."""
@@ -196,8 +204,7 @@ def _facts(card: Card) -> str:
         "units": "; ".join(f"{SENSOR_TITLES[s]}: {card.units[s]}" for s in card.sensors),
         "levels": "; ".join(f"{SENSOR_TITLES[s]}: {', '.join(v)}" for s, v in card.levels.items()),
         "resolution": f"{card.resolution_m:g} m" if card.resolution_m else "",
-        "least size": f"{card.min_size} px" if card.min_size else "",
-        "resized inside to": f"{card.input_px} px" if card.input_px else "",
+        "input size": _input_size(card),
         "preprocessing": card.preprocessing,
         "extra inputs": "; ".join(f"{k} (absent: {v})" for k, v in card.inputs.items()),
         "backbone": card.backbone,
@@ -211,13 +218,21 @@ def _facts(card: Card) -> str:
         "cost": f"{card.macs_per_px:,.0f} multiply-accumulates a pixel" if card.macs_per_px else "",
         "licence of the weights": card.licence,
         "licence of the data": card.data_licence,
-        "restrictions": card.restrictions,
+        "restrictions of use": card.restrictions,
         "repository": card.repository,
         "revision": card.revision,
         "sha256": card.sha256,
         "proved on": f"{card.proved_on}: {PROOFS[card.proved_on]}" if card.proved_on else "",
     }
     return _section("Facts", rows)
+
+
+def _input_size(card: Card) -> str:
+    least = f"any from {card.min_size} px" if card.min_size else ""
+    if not card.input_px:
+        return least
+    size = f"{card.input_px} x {card.input_px} px"
+    return f"{least}; resized to {size} inside, maps come back at the caller's size".lstrip("; ")
 
 
 def _section(title: str, rows: Mapping[str, str]) -> str:
@@ -235,7 +250,12 @@ def _band_table(card: Card) -> str:
     if not lines:
         return ""
     note = f"\n\nStatistics: {card.normalisation_source}" if card.normalisation_source else ""
-    head = ["## Bands", "", "| sensor | band | mean | std |", "|---|---|---|---|"]
+    head = [
+        "## Bands, in the order of the weights",
+        "",
+        "| sensor | band | mean | std |",
+        "|---|---|---|---|",
+    ]
     return "\n".join([*head, *lines]) + note
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from deepsentinel.encoders.card import Card, Source
+from deepsentinel.encoders.card import FREE_USE, Card, Source
 
 NANO_SHA256 = "eab6acacf527886a508a555bc24efe4b4a2cf91b162e84cd1c4a1807e942180c"
 """Of `models/nano/encoder.pt` in the Hub repository nasaharvest/galileo."""
@@ -50,6 +50,7 @@ NANO = Card(
     backbone="transformer over band groups of square patches",
     fusion="token",
     licence="MIT",
+    restrictions=FREE_USE["MIT"],
     data_licence="none stated for the whole; of its parts, Sentinel data is free with attribution "
     "(Copernicus), Dynamic World and WorldCereal CC-BY-4.0",
     citation="Tseng et al., Galileo: Learning Global and Local Features in Pretrained Remote "

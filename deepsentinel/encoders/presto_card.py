@@ -1,6 +1,6 @@
 """What is known of Presto's weights: band groups and card; imports no torch."""
 
-from deepsentinel.encoders.card import Card, Source
+from deepsentinel.encoders.card import FREE_USE, Card, Source
 
 SHA256 = "559c9d76f525bdf2dd3774da8b1e7f1510769b73baacac12e9e4d8d5c67fbe65"
 """Of `data/default_model.pt` in the repository nasaharvest/presto."""
@@ -27,6 +27,7 @@ CARD = Card(
     backbone="transformer over the band groups of one pixel",
     fusion="token",
     licence="MIT",
+    restrictions=FREE_USE["MIT"],
     data_licence="none stated for the whole; of its parts, Sentinel data is free with attribution "
     "(Copernicus), Dynamic World CC-BY-4.0",
     citation="Tseng et al., Lightweight, Pre-trained Transformers for Remote Sensing Timeseries. "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepsentinel.bands import SENSORS, Sensor
-from deepsentinel.encoders.card import Card, Source
+from deepsentinel.encoders.card import FREE_USE, Card, Source
 from deepsentinel.encoders.config import KINDS
 from deepsentinel.encoders.scaling import scaling
 
@@ -127,7 +127,8 @@ class Family:
     level: str
     licence: str
     data_licence: str = _SSL4EO_DATA
-    restrictions: str = ""
+    restrictions: str | None = None
+    """What an uncommon licence forbids."""
     citation: str
     limits: str
 
@@ -216,7 +217,7 @@ FAMILIES: dict[str, Family] = {
         level="L2A",
         licence="OpenRAIL",
         data_licence="CrisisLandMark: those of its parts (BigEarthNet v2 and others)",
-        restrictions="OpenRAIL lists uses that it forbids; read it before you deploy.",
+        restrictions="OpenRAIL lists uses that it forbids: read it before you deploy",
         citation="Rege Cambrin et al., Text-to-Remote-Sensing-Image Retrieval beyond RGB Sources. "
         "arXiv 2507.10403, 2025.",
         limits="Use this when Level-2A comes in, and for crises: it was trained with texts of land "
@@ -224,9 +225,7 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-_APART = (
-    "Each tower has its own space, so that both are put side by side; fusion='mean' averages them. "
-)
+_APART = "Vectors of both towers are put side by side; fusion='mean' averages them. "
 _RESIZED = (
     "Patches are resized to 224 x 224 px inside: cut larger ones, small ones are shown enlarged. "
 )
@@ -301,7 +300,7 @@ def _pair(name: str, family: str, towers: Towers, s1: str, s2: str) -> PublicRow
         name=name,
         scaled=facts.scaling,
         sources={"s1": s1, "s2": s2},
-        title=f"{facts.title}, {towers.backbone} a sensor",
+        title=f"{facts.title}, a {towers.backbone} for each sensor",
         normalisation_source=facts.source,
         preprocessing=facts.preprocessing.strip(),
         levels=_LEVELS[facts.level],
@@ -315,7 +314,7 @@ def _pair(name: str, family: str, towers: Towers, s1: str, s2: str) -> PublicRow
         macs_per_px=towers.macs_per_px,
         licence=facts.licence,
         data_licence=facts.data_licence,
-        restrictions=facts.restrictions,
+        restrictions=facts.restrictions or FREE_USE[facts.licence],
         citation=facts.citation,
         limits=(facts.limits + resized + _APART).strip(),
     )
@@ -357,6 +356,7 @@ _CROMA: dict[str, Any] = {
     "levels": _LEVELS["L2A"],
     "fusion": "joint transformer where both sensors saw the patch, else the one sensor's own",
     "licence": "CC-BY-4.0",
+    "restrictions": FREE_USE["CC-BY-4.0"],
     "data_licence": _SSL4EO_DATA,
     "citation": "Fuller et al., CROMA: Remote Sensing Representations with Contrastive Radar-Optical "
     "Masked Autoencoders. arXiv 2311.00566, 2023.",
@@ -379,7 +379,9 @@ _DOFA: dict[str, Any] = {
     "levels": _LEVELS["L1C"],
     "fusion": "late: each sensor through the one network, mean of those that saw something",
     "licence": "CC-BY-4.0",
-    "data_licence": "ODC-BY (SatlasPretrain) and others",
+    "restrictions": FREE_USE["CC-BY-4.0"],
+    "data_licence": "ODC-BY (SatlasPretrain), CC0-1.0 (HySpecNet-11k); Five-Billion-Pixels has terms of "
+    "its own, not looked at here",
     "citation": "Xiong et al., Neural Plasticity-Inspired Foundation Model for Observing the Earth "
     "Crossing Modalities. arXiv 2403.15356, 2024.",
     "limits": "Use this when bands vary and Sentinel-2 leads, of which it reads nine: Sentinel-1 enters "
@@ -515,7 +517,9 @@ TORCHGEO: tuple[PublicRow, ...] = (
         parameters=98_120_448,
         macs_per_px=15_425_860.5,
         licence="Apache-2.0",
-        data_licence="fMoW, SatlasPretrain (ODC-BY), MMEarth (CC-BY-4.0), SpectralEarth",
+        restrictions=FREE_USE["Apache-2.0"],
+        data_licence="ODC-BY (SatlasPretrain), CC-BY-4.0 (MMEarth); fMoW and SpectralEarth have terms "
+        "of their own, not looked at here",
         citation="Waldmann et al., Panopticon: Advancing Any-Sensor Foundation Models for Earth "
         "Observation. arXiv 2503.10845, 2025.",
         limits="Use this when bands vary from patch to patch. Patches are resized to 224 x 224 px "
@@ -544,6 +548,7 @@ TORCHGEO: tuple[PublicRow, ...] = (
         parameters=113_086_208,
         macs_per_px=8_794_789.8125,
         licence="CC-BY-4.0",
+        restrictions=FREE_USE["CC-BY-4.0"],
         data_licence="CC-BY-4.0 (Copernicus-Pretrain)",
         citation="Wang et al., Towards a Unified Copernicus Foundation Model for Earth Vision. arXiv "
         "2503.11849, 2025.",

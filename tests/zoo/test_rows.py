@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deepsentinel import list_encoders, load_encoder
-from deepsentinel.encoders.card import PROOFS
+from deepsentinel.encoders.card import PROOFS, Card
 from deepsentinel.encoders.galileo_card import NANO
 from deepsentinel.encoders.presto_card import CARD as PRESTO
 from deepsentinel.errors import UnknownNameError, WeightsError
@@ -109,6 +109,30 @@ def test_rows_state_only_hashes_and_commits_that_can_be() -> None:
                     len(value) == digits and set(value) <= set("0123456789abcdef")
                 )
             assert source.sha256 or source.revision, f"nothing pins {row.name}"
+
+
+@pytest.mark.parametrize("card", list_encoders(), ids=lambda card: card.name)
+def test_every_card_states_every_fact(card: Card) -> None:
+    stated = (
+        *("title", "sensors", "normalisation_source", "preprocessing", "resolution_m", "min_size"),
+        *("backbone", "fusion", "embed_dim", "parameters", "macs_per_px", "licence"),
+        *("data_licence", "restrictions", "citation", "proved_on"),
+    )
+    assert [fact for fact in stated if not getattr(card, fact)] == []
+    assert card.bands.keys() == card.levels.keys() == set(card.sensors)
+    assert set(card.sensors) <= card.units.keys()
+    assert card.normalisation.keys() == {b for bands in card.bands.values() for b in bands}
+    assert card.limits.startswith("Use this ")
+    assert all(row.sha256 or row.revision for row in card.sources.values())
+    assert card.sources or card.sha256
+    text = card.to_markdown()
+    for place in (
+        "input size",
+        "restrictions of use",
+        "cost",
+        "Bands, in the order of the weights",
+    ):
+        assert place in text
 
 
 def test_every_row_says_what_it_was_proved_on() -> None:
