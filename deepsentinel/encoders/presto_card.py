@@ -5,6 +5,9 @@ from deepsentinel.encoders.card import FREE_USE, Card, Source
 SHA256 = "559c9d76f525bdf2dd3774da8b1e7f1510769b73baacac12e9e4d8d5c67fbe65"
 """Of `data/default_model.pt` in the repository nasaharvest/presto."""
 
+COMMIT = "1b97f885969da4e2d5834ca8c92707c737911464"
+"""Of the Hub repository nasaharvest/presto: the one that rslearn pins."""
+
 GROUPS: dict[str, tuple[str, ...]] = {
     "S1": ("VV", "VH"),
     "S2_RGB": ("B02", "B03", "B04"),
@@ -33,7 +36,12 @@ CARD = Card(
     citation="Tseng et al., Lightweight, Pre-trained Transformers for Remote Sensing Timeseries. "
     "arXiv 2304.14065, 2023.",
     sources={
-        "both": Source(repository="nasaharvest/presto", path="default_model.pt", sha256=SHA256)
+        "both": Source(
+            repository="nasaharvest/presto",
+            path="default_model.pt",
+            revision=COMMIT,
+            sha256=SHA256,
+        )
     },
     sensors=("s1", "s2"),
     bands={

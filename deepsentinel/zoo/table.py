@@ -16,8 +16,8 @@ def facts(card: Card) -> dict[str, Any]:
 
     Example:
         >>> from deepsentinel.encoders.presto_card import CARD
-        >>> facts(CARD)["params"], facts(CARD)["revision"], facts(CARD)["sha256"][:8]
-        (400096, None, '559c9d76')
+        >>> facts(CARD)["params"], facts(CARD)["sha256"][:8], facts(CARD)["sha256_prefix"]
+        (400096, '559c9d76', None)
     """
     first = {
         "name": card.name,

@@ -41,7 +41,8 @@ def test_json_is_a_list_of_objects_with_the_promised_keys(rows: None) -> None:
         assert {"name", "sensors", "embed_dim", "params", "licence", *PINS} <= set(row)
     assert found["galileo-nano"]["proved_on"] == "published weights"
     assert found["galileo-nano"]["sha256"] == NANO.sources["both"].sha256
-    assert found["presto"]["revision"] is None
+    assert found["presto"]["revision"] == PRESTO.sources["both"].revision
+    assert found["galileo-base"]["sha256"] is None
     assert found["presto"]["repository"] == PRESTO.sources["both"].repository
     assert json.loads(printed("presto", "--json")) == found["presto"]
 
