@@ -6,10 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from deepsentinel.cli import main
+from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.encoders.fusion import FusionEncoder
+from deepsentinel.heads.detection import Detector
+from deepsentinel.heads.segmentation import Segmenter
+from deepsentinel.training.evaluate import evaluate_model
+from deepsentinel.training.reports.report import read_report
 
 
 @pytest.fixture
@@ -55,3 +61,56 @@ def test_a_corpus_must_be_named(cli: Callable) -> None:
     code, out, _ = cli("evaluate", "--keys")
     assert code == 0
     assert "cloud_shares" in out
+
+
+def test_a_fine_tuned_model_is_scored(cli: Callable, tmp_path: Path) -> None:
+    """A detector, whose boxes encoders are not judged by."""
+    corpus = write_synthetic_corpus(tmp_path / "corpus", patches=12, patch_size=32, objects=True)
+    torch.manual_seed(0)
+    encoder = FusionEncoder("resnet10t", levels=(1,), embed_dim=16)
+    dataset = DeepSentinelDataset(corpus, "test", labels=("objects",))
+    names = dataset.scheme("objects").names
+    detector = Detector(encoder, len(names), class_names=names, channels=32, levels=(4, 8))
+    detector.save_pretrained(tmp_path / "model")
+    common = ("evaluate", corpus, "--model", tmp_path / "model")
+    code, out, _ = cli(*common, "--out", tmp_path / "report")
+    assert code == 0
+    assert all(word in out for word in ("ap75", "By class", *names, "By size", "tiny"))
+    table = read_report(tmp_path / "report").table("per_size")
+    assert table.columns == ("size", "map", "ap50", "ap75", "objects")
+    code, out, _ = cli(*common, "--set", "sensors=[s1]", "--out", tmp_path / "s1", "--json")
+    assert code == 0
+    wanted = evaluate_model(detector, dataset, sensors=("s1",))
+    assert json.loads(out) == wanted
+    assert "sensors: [s1]" in (tmp_path / "s1" / "scoring.yaml").read_text()
+    code, out, _ = cli("evaluate", "--keys", "--model", tmp_path / "model")
+    assert "`split`" in out
+    assert "cloud_shares" not in out
+
+
+def test_what_a_model_cannot_be_scored_on(cli: Callable, tmp_path: Path) -> None:
+    corpus = write_synthetic_corpus(tmp_path / "corpus", patches=12, patch_size=32)
+    model = Segmenter(FusionEncoder("resnet10t", levels=(1,), embed_dim=16), 3, "linear")
+    folder = model.save_pretrained(tmp_path / "model")
+    common = ("evaluate", corpus, "--out", tmp_path / "report", "--model")
+    for words, said in (
+        ((folder,), "has 8 classes"),
+        ((folder, "--set", "folds=3"), "unknown key 'folds'"),
+        ((folder, "--encoder", "deepsentinel-nano"), "give one"),
+        ((tmp_path / "nowhere",), "holds no model"),
+    ):
+        code, _, err = cli(*common, *words)
+        assert (code, said in err) == (1, True), err
+    assert not (tmp_path / "report").exists()
+
+
+def test_encoders_are_not_judged_by_boxes(cli: Callable, tmp_path: Path) -> None:
+    corpus = write_synthetic_corpus(tmp_path / "corpus", patches=12, patch_size=32, objects=True)
+    facts = corpus / "corpus.json"
+    told = json.loads(facts.read_text())
+    told["labels"] = [label for label in told["labels"] if label["kind"] == "boxes"]
+    facts.write_text(json.dumps(told))
+    code, _, err = cli("evaluate", corpus, "--out", tmp_path / "report")
+    assert code == 1
+    assert "only: objects (boxes)" in err
+    assert "--model FOLDER" in err

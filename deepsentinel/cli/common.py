@@ -92,6 +92,17 @@ def rows_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]])
     return table
 
 
+def print_scores(scores: Mapping[str, Any], title: str) -> None:
+    """Print the scores of a model as tables: all, by class, by size of boxes."""
+    single = [(k, v) for k, v in scores.items() if not isinstance(v, Mapping)]
+    out.print(rows_table(title, ("score", "value"), single))
+    if by_class := scores.get("per_class"):
+        out.print(rows_table("By class", ("class", "score"), list(by_class.items())))
+    if by_size := scores.get("per_size"):
+        header = ("size", *next(iter(by_size.values())))
+        out.print(rows_table("By size", header, [(n, *v.values()) for n, v in by_size.items()]))
+
+
 def cell(value: Any) -> str:
     """A value as a table shows it."""
     if value is None:

@@ -1,7 +1,7 @@
 """`deepsentinel evaluate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,11 +13,12 @@ from deepsentinel.cli.common import (
     config_and_corpora,
     err,
     print_json,
+    print_scores,
     say,
 )
 from deepsentinel.errors import ConfigError
 
-_ENCODER = "Name or folder of an encoder; may be repeated."
+_ENCODER = "Name or folder of an encoder, deepsentinel-nano if none is given; may be repeated."
 
 
 def evaluate(
@@ -30,7 +31,14 @@ def evaluate(
         ),
     ] = None,
     *,
-    encoder: Annotated[list[str], typer.Option(help=_ENCODER)] = ["deepsentinel-nano"],  # noqa: B006 - typer's way
+    encoder: Annotated[list[str] | None, typer.Option(help=_ENCODER, show_default=False)] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of encoders: score this fine-tuned model, a folder or a name on the Hub.",
+            show_default=False,
+        ),
+    ] = None,
     sets: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,41 +68,94 @@ def evaluate(
 
     Folds are spatial blocks, intervals are paired, choices are made on validation blocks.
 
+    With --model: the scores of a fine-tuned model of any task on the test split.
+
     Example: [bold]deepsentinel evaluate corpus/ --encoder deepsentinel-nano --set "parts=[scores, matrix]"[/]
+
+    Example: [bold]deepsentinel evaluate corpus/ --model finetune/ --set "sensors=[s1]"[/]
     """
-    from deepsentinel.training.config import describe_config, read_config, write_config
-    from deepsentinel.training.evaluate import compare as run_compare
-    from deepsentinel.training.evaluate import evaluate as run
+    from deepsentinel.training.config import describe_config
     from deepsentinel.training.evaluation.protocol import Protocol
+    from deepsentinel.training.scoring.run import Scoring
 
     if keys:
-        say(describe_config(Protocol))
+        say(describe_config(Protocol if model is None else Scoring))
         return
     if compare is not None:
-        report = run_compare(*compare)
-        if as_json:
-            print_json(report.to_json())
-        else:
-            say(report.text())
+        _compare(*compare, as_json=as_json)
         return
+    if model is not None and encoder:
+        raise ConfigError("--encoder judges encoders by probes, --model scores a model: give one.")
     file, corpora = config_and_corpora(source)
     if len(corpora) != 1:
-        raise ConfigError(
-            f"{len(corpora)} corpora were given ({' '.join(corpora)}); name one, or two reports with "
-            "--compare."
-        )
-    protocol = read_config(Protocol, file, sets=sets or ())
-    found = run(
-        encoder,
-        corpora[0],
+        given = f"several corpora were given: {' '.join(corpora)}" if corpora else "no corpus given"
+        raise ConfigError(f"{given}. Name one, or two reports with --compare.")
+    where = (corpora[0], file, sets or [], access(requester_pays, storage_option))
+    if model is None:
+        _judge(encoder or ["deepsentinel-nano"], *where, out_dir=out_dir, as_json=as_json)
+    else:
+        _score(model, *where, out_dir=out_dir, as_json=as_json)
+
+
+def _compare(before: Path, after: Path, *, as_json: bool) -> None:
+    from deepsentinel.training.evaluate import compare
+
+    report = compare(before, after)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        say(report.text())
+
+
+def _judge(
+    encoders: list[str],
+    corpus: str,
+    file: str | None,
+    sets: list[str],
+    client: dict[str, Any],
+    *,
+    out_dir: Path,
+    as_json: bool,
+) -> None:
+    from deepsentinel.training.config import read_config, write_config
+    from deepsentinel.training.evaluate import evaluate
+    from deepsentinel.training.evaluation.protocol import Protocol
+
+    protocol = read_config(Protocol, file, sets=sets)
+    found = evaluate(
+        encoders,
+        corpus,
         protocol,
         out_dir=out_dir,
         say=lambda line: err.print(line, markup=False, highlight=False, soft_wrap=True),
-        **access(requester_pays, storage_option),
+        **client,
     )
     write_config(protocol, out_dir / "protocol.yaml")
     if as_json:
         print_json(found.report.to_json())
         return
     say(str(found))
+    say(f"\n{out_dir / 'report.html'}")
+
+
+def _score(
+    model: str,
+    corpus: str,
+    file: str | None,
+    sets: list[str],
+    client: dict[str, Any],
+    *,
+    out_dir: Path,
+    as_json: bool,
+) -> None:
+    from deepsentinel.training.config import read_config, write_config
+    from deepsentinel.training.scoring.run import Scoring, run_scoring
+
+    scoring = read_config(Scoring, file, sets=sets)
+    scores = run_scoring(model, corpus, scoring, out_dir=out_dir, access=client)
+    write_config(scoring, out_dir / "scoring.yaml")
+    if as_json:
+        print_json(scores)
+        return
+    print_scores(scores, f"{model} on {corpus}, split {scoring.split or 'all'}")
     say(f"\n{out_dir / 'report.html'}")

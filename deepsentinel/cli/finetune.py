@@ -13,9 +13,8 @@ from deepsentinel.cli.common import (
     access,
     config_and_corpora,
     json_text,
-    out,
     print_json,
-    rows_table,
+    print_scores,
     say,
 )
 from deepsentinel.errors import ConfigError
@@ -132,8 +131,4 @@ def finetune(
         return
     say(str(result))
     if scores is not None:
-        by_class = scores.get("per_class") or {}
-        single = [(k, v) for k, v in scores.items() if not isinstance(v, dict)]
-        out.print(rows_table(f"On the {run.test_split} split", ("score", "value"), single))
-        if by_class:
-            out.print(rows_table("By class", ("class", "score"), list(by_class.items())))
+        print_scores(scores, f"On the {run.test_split} split")

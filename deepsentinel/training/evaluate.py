@@ -18,17 +18,15 @@ from deepsentinel.errors import LabelError, TrainingError, UnknownNameError, nea
 from deepsentinel.heads.model import Model
 from deepsentinel.training.config import plain
 from deepsentinel.training.evaluation.bench import Bench, Row
+from deepsentinel.training.evaluation.conditions import Condition, Conditioned
 from deepsentinel.training.evaluation.curves import few_shot_rows
 from deepsentinel.training.evaluation.embed import (
     Embeddings,
     Samples,
     band_statistics,
-    batches,
     embed,
-    evaluating,
     observed_patches,
     take,
-    to_device,
 )
 from deepsentinel.training.evaluation.matrix import matrix_rows
 from deepsentinel.training.evaluation.probe import fewshot_probe, probe, spatial_blocks
@@ -39,8 +37,8 @@ from deepsentinel.training.evaluation.subjects import Encoders, Subject, subject
 from deepsentinel.training.evaluation.units import Units, patch_units, pixel_units
 from deepsentinel.training.evaluation.unseen import unseen_rows
 from deepsentinel.training.finetuning.setup import TASKS, pick_label
-from deepsentinel.training.scoring.detection import DetectionScores
-from deepsentinel.training.scoring.scores import scores_for
+from deepsentinel.training.scoring.model import score_model
+from deepsentinel.training.scoring.report import write_model_report
 
 __all__ = [
     "Embeddings",
@@ -167,6 +165,11 @@ def _material(
             "licence": info.licence,
         }
         return data, _units(data, spec.scheme.names, protocol, pixels=spec.kind == "mask"), facts
+    if "bbox_xyxy" in data[0]:
+        raise LabelError(
+            "encoders are judged by classes of patches or pixels, but these samples have boxes. A "
+            "detector is scored by evaluate_model."
+        )
     pixels = protocol.task == "segmentation" or "label" not in data[0]
     names = class_names or _numbered(data, pixels=pixels)
     facts = {"data": "samples", "patches": len(data)}  # type: ignore[arg-type]
@@ -183,7 +186,10 @@ def _numbered(data: Samples, *, pixels: bool) -> tuple[str, ...]:
     key = "mask" if pixels else "label"
     first = data[0].get(key)
     if first is None:
-        raise LabelError(f"samples have neither 'label' nor 'mask', only {sorted(data[0])}.")
+        raise LabelError(
+            f"encoders are judged by classes of patches or pixels, but samples have no {key!r}, only "
+            f"{sorted(data[0])}. A model of boxes, quantities or pairs is scored by evaluate_model."
+        )
     if not pixels and first.ndim:
         return tuple(f"class {i}" for i in range(len(first)))
     most = max(int(data[i][key].max()) for i in range(len(data)))  # type: ignore[arg-type]
@@ -203,7 +209,14 @@ def _label(info: CorpusInfo, protocol: Protocol) -> LabelSpec:
                 f"{nearest(protocol.label, fitting)}"
             )
         return fitting[protocol.label]
-    task = next((t for t in tasks if any(s.kind in TASKS[t] for s in info.labels)), tasks[0])
+    task = next((t for t in tasks if any(s.kind in TASKS[t] for s in info.labels)), None)
+    if task is None:
+        found = ", ".join(f"{s.name} ({s.kind})" for s in info.labels) or "none"
+        raise LabelError(
+            f"encoders are judged by classes of patches or pixels, and {info.name!r} has no such "
+            f"label, only: {found}. A model of boxes, quantities or pairs is scored by "
+            "`deepsentinel evaluate CORPUS --model FOLDER`, in a program by evaluate_model."
+        )
     return pick_label(info, task)
 
 
@@ -237,6 +250,7 @@ def evaluate_model(
     sensors: Sequence[str] = SENSORS,
     batch_size: int = 32,
     num_workers: int = 0,
+    out_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Scores of a model on labelled patches, from the given sensors only.
 
@@ -246,18 +260,21 @@ def evaluate_model(
         sensors: others are dropped from the samples.
         batch_size: patches a batch.
         num_workers: worker processes that read.
+        out_dir: where to write `report.html`, JSON, CSV and pictures; `None` writes nothing.
 
     Returns:
         Segmentation `miou` and `pixel_accuracy`, classification `accuracy` and `macro_f1`,
-        multi-label `macro_map` and `micro_map`, detection `map`, `ap50` and `ap75`; `per_class`
-        (IoU, F1 or average precision by class name, `None` where the class does not occur);
-        `per_size` of a detector's scores, by size of the boxes in pixels; `patches`, and how many
-        of them were `empty`: nothing of these sensors was observed, so that they could not be scored.
+        multi-label `macro_map` and `micro_map`, detection `map`, `ap50` and `ap75`, regression
+        `r2`, `rmse`, `mae` and `bias`, matching `match_accuracy` and ranks; `per_class` (IoU, F1,
+        average precision or R2 by name, `None` where the class does not occur); `per_size` of a
+        detector's scores, by size of the boxes in pixels; `patches`, and how many of them were
+        `empty`: nothing of these sensors was observed, so that they could not be scored.
 
     Raises:
         TrainingError: nothing that was scored is labelled.
         SampleError: the samples lack the target.
         LabelError: the target does not fit the model.
+        ReportError: the report cannot be written.
 
     Example:
         >>> import torch
@@ -267,22 +284,13 @@ def evaluate_model(
         >>> sorted(evaluate_model(model, samples, sensors=("s1",)))
         ['accuracy', 'empty', 'macro_f1', 'patches', 'per_class']
     """
-    scores = scores_for(model)
-    patches = empty = 0
-    with evaluating(model) as device:
-        for batch in batches(dataset, sensors, batch_size, num_workers):
-            observed = observed_patches(batch, model.encoder)
-            patches += len(observed)
-            empty += int((~observed).sum())
-            if bool(observed.any()):
-                kept = to_device(take(batch, observed), device)
-                logits = model.logits(kept)
-                model.head.loss(logits, kept)  # refuses targets that do not fit
-                scores.update(model.head.decode(logits), kept)
-    return {
-        **scores.compute(),
-        "per_class": scores.per_class(),
-        **({"per_size": scores.per_size()} if isinstance(scores, DetectionScores) else {}),
-        "patches": patches,
-        "empty": empty,
-    }
+    asked = check_sensors(sensors)
+    shown: Samples = dataset if asked == SENSORS else Conditioned(dataset, Condition(asked))
+    scored = score_model(model, shown, batch_size=batch_size, num_workers=num_workers)
+    values = scored.values()
+    if out_dir is not None:
+        name = scored.scores.headline
+        facts = {"model": model.config(), "sensors": asked, "deepsentinel": __version__}
+        title = f"{type(model).__name__}: {name} {values[name]:.3f} on {scored.patches} patches"
+        write_model_report(model, shown, scored, out_dir, title=title, facts=facts)
+    return values

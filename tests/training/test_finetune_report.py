@@ -37,7 +37,7 @@ def test_it_says_what_evaluation_says(tmp_path, model, samples):
     for name in ("miou", "pixel_accuracy"):
         assert stored["metrics"][name] == pytest.approx(scores[name])
     assert stored["metrics"]["per_class"] == pytest.approx(scores["per_class"])
-    assert stored["metrics"]["patches_without_observation"] == 1
+    assert stored["metrics"]["empty"] == 1
     assert stored["facts"] == {"lr": 1e-3}
     kept = [data[i] for i in (0, 2, 3, 4)]
     target = torch.stack([s["mask"] for s in kept])

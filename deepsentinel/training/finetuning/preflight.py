@@ -79,7 +79,7 @@ def check_start(
         _check_sized(data, name)
         patches = patches_of(data)
         if patches is not None and _keeps_labels(patches.dataset.transforms):
-            _check_classes(model, patches.dataset, name)
+            check_label_classes(model, patches.dataset, name)
             _check_labels(model, patches, name)
         samples = _first_and_last(data)
         _check_samples(model, samples, name)
@@ -180,7 +180,20 @@ def _keeps_labels(transforms: object) -> bool:
     return transforms is None
 
 
-def _check_classes(model: Model[Any], dataset: DeepSentinelDataset, name: str) -> None:
+def check_label_classes(model: Model[Any], dataset: DeepSentinelDataset, name: str) -> None:
+    """Compare the classes of a model with those of the label that a dataset reads.
+
+    Args:
+        model: with names of its classes.
+        dataset: of a corpus whose labels have schemes.
+        name: of the dataset, for messages.
+
+    Raises:
+        LabelError: another number of classes, or the same in another order.
+
+    Warns:
+        TrainingWarning: other names.
+    """
     key = _TARGETS.get(model.task)
     spec = next((s for s in dataset.request.labels if LABEL_KEYS[s.kind] == key), None)
     if spec is None or spec.scheme is None:
