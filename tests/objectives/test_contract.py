@@ -21,6 +21,8 @@ from tests.objectives.conftest import (
 every = pytest.mark.parametrize("name", OBJECTIVES)
 FALLS = {"pix2pix": "l1"}
 """What falls where players pull the loss both ways; of ALAE see test_adversarial."""
+STEPS = {"moco": 60, "distillation": 80, "vicreg": 160}
+"""For the slower ones, instead of 40; VICReg's hinges let go late among eight patches."""
 EASIER = {
     "moco": {
         "temperature": 0.07,
@@ -38,7 +40,7 @@ def finite(*modules: torch.nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("name", [n for n in OBJECTIVES if n != "alae"])
-def test_a_few_steps_lower_the_loss(name):
+def test_a_few_steps_lower_the_loss_by_a_seventh(name):
     """On five batches in turn, with the same draws each time; MoCo's queue is full after two."""
     encoder = make_encoder()
     batches = [make_batch(8, seed=i) for i in range(5)]
@@ -46,13 +48,13 @@ def test_a_few_steps_lower_the_loss(name):
         encoder,
         make(name, encoder, **EASIER.get(name, {})),
         lambda step: batches[step % 5],
-        steps=60 if name == "moco" else 40,
+        steps=STEPS.get(name, 40),
         lr=1e-3 if name == "moco" else 3e-3,
         generator=lambda step: seeded(step % 5),
     )
-    key = FALLS.get(name, "loss")
-    first, last = ([losses[key] for losses in part] for part in (course[5:10], course[-5:]))
-    assert sum(last) < sum(first) - 0.01 * abs(sum(first))
+    losses = [losses[FALLS.get(name, "loss")] for losses in course]
+    first, last = sum(losses[5:10]) / 5, sum(losses[-10:]) / 10
+    assert last < first - abs(first) / 7
 
 
 @every
