@@ -26,6 +26,7 @@ from deepsentinel.errors import (
 from deepsentinel.heads.classification import Classifier
 from deepsentinel.heads.model import load_model
 from deepsentinel.sample import collate
+from deepsentinel.training.evaluate import evaluate_model
 from deepsentinel.training.finetune import finetune
 from deepsentinel.training.finetuning.schedule import Schedule
 
@@ -231,6 +232,26 @@ def test_one_patch_without_labels_does_not_matter(tmp_path, model, samples) -> N
     with pytest.warns(TrainingWarning, match=said):
         result = tune(model("linear"), train, samples(2, seed=1), tmp_path, batch_size=1, epochs=1)
     assert result.history[0]["train_loss"] > 0
+
+
+def test_patches_of_which_nothing_was_observed_are_left_out(tmp_path, model, samples) -> None:
+    """As if they were not there, in training and in scores; a batch of nothing else too."""
+    train, val = samples(6), samples(4, seed=1)
+    blank = [samples(1, seed=2 + i)[0] for i in range(2)]
+    for sample in blank:
+        sample["image_s1"][:] = sample["image_s2"][:] = float("nan")
+    options = {"epochs": 1, "batch_size": 1, "progress": False, "report": False}
+    with pytest.warns(
+        TrainingWarning, match="nothing was observed of 2 patches of epoch 1.*p[23]-0"
+    ):
+        found = finetune(model(), [*train, *blank], [blank[0], *val], out_dir=tmp_path, **options)
+    scores = evaluate_model(found.model, val)
+    assert found.best_score == pytest.approx(scores["miou"])
+    with (
+        pytest.warns(TrainingWarning, match="of 2 patches"),
+        pytest.raises(TrainingError, match=r"nothing was labelled.*no patch was observed"),
+    ):
+        finetune(model(), blank, val, out_dir=tmp_path / "blank", **options)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from deepsentinel.training.ranks import join
 SCRIPT = Path(__file__).with_name("together.py")
 ROOT = Path(__file__).parents[2]
 KILL = -signal.SIGKILL
-TOGETHER = ("plain", "regressor", "matcher", "unfrozen", "unfrozen-killed", "lora", "stream")
+TOGETHER = ("plain", "regressor", "matcher", "blank")
+TOGETHER += ("unfrozen", "unfrozen-killed", "lora", "stream")
 
 
 def started(folder: Path, *scenarios: str) -> subprocess.CompletedProcess[str]:

@@ -8,6 +8,7 @@ A scenario that ends in "-killed" is first killed in its second epoch, both proc
 import os
 import signal
 import sys
+import warnings
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from deepsentinel.datasets.augment import Augment
 from deepsentinel.datasets.stream import DeepSentinelStream
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.encoders.fusion import FusionEncoder
+from deepsentinel.errors import TrainingWarning
 from deepsentinel.heads.matching import Matcher
 from deepsentinel.heads.regression import Regressor
 from deepsentinel.heads.segmentation import Segmenter
@@ -75,6 +77,12 @@ def run(name: str, out_dir: Path, *, dying: bool) -> None:
         train, val = labelled(train), labelled(val)
     elif kind == "matcher":
         model = Matcher(plain_encoder(seed), dim=8)
+    elif (
+        kind == "blank"
+    ):  # one patch a step and process, so that some steps show one of them nothing
+        train[3]["image_s1"][:] = train[3]["image_s2"][:] = float("nan")
+        options |= {"batch_size": 2}
+        warnings.simplefilter("ignore", TrainingWarning)  # of just this
     elif kind == "unfrozen":
         options |= {"freeze_encoder": True, "unfreeze_epoch": 2, "augment": Augment(speckle=9.0)}
     elif kind == "lora":

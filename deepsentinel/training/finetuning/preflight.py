@@ -22,6 +22,7 @@ from deepsentinel.heads.model import Model
 from deepsentinel.sample import IGNORE_INDEX, PatchMeta, Sample, collate
 from deepsentinel.store import is_local
 from deepsentinel.training.config import plain
+from deepsentinel.training.evaluation.embed import observed_patches, take
 from deepsentinel.training.finetuning.leak import describe_leak, find_leak
 from deepsentinel.training.ranks import rank
 
@@ -154,6 +155,10 @@ def _first_and_last(data: Any) -> list[Sample]:
 def _check_samples(model: Model[Any], samples: Sequence[Sample], name: str) -> None:
     """The loss of two samples, which must be finite; says what is wrong with the first batch now."""
     batch = collate(samples)
+    seen = observed_patches(batch, model.encoder)
+    if not bool(seen.any()):
+        return  # patches of nothing are left out of training, and counted
+    batch = take(batch, seen)
     device = next(model.parameters()).device
     batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
     modes = [(m, m.training) for m in model.modules()]

@@ -53,8 +53,8 @@ class Labels:
 
     def __init__(self, *, empty_teaches: bool = False) -> None:
         self.empty_teaches = empty_teaches
-        self.labelled, self.batches, self.empty = 0, 0, 0
-        self.first_empty = ""
+        self.labelled, self.batches, self.empty, self.unseen = 0, 0, 0, 0
+        self.first_empty = self.first_unseen = ""
 
     def add(self, labelled: int, batch: Batch, epoch: int) -> None:
         """Count a batch.
@@ -73,17 +73,30 @@ class Labels:
                 f"one holds {named(batch)}): every target is -1. {_LOOK}"
             )
 
+    def leave_out(self, batch: Batch) -> None:
+        """Count patches of which nothing was observed."""
+        self.unseen += patches(batch)
+        self.first_unseen = self.first_unseen or named(batch)
+
     def end(self, epoch: int) -> None:
         """At the end of an epoch.
 
         Raises:
             TrainingError: nothing was labelled.
         """
-        counts = summed(torch.tensor([self.labelled, self.empty, self.batches]))
-        labelled, empty, batches = counts.tolist()
+        counts = summed(torch.tensor([self.labelled, self.empty, self.batches, self.unseen]))
+        labelled, empty, batches, unseen = counts.tolist()
+        if unseen and epoch == 1 and rank() == 0:
+            warnings.warn(
+                f"nothing was observed of {unseen} patches of epoch 1, in any band that the encoder "
+                f"uses; they are left out (among them: {self.first_unseen or 'of another process'}).",
+                TrainingWarning,
+                stacklevel=2,
+            )
         if not labelled:
+            why = "every target is -1" if batches else "no patch was observed"
             raise TrainingError(
-                f"nothing was labelled in the whole of epoch {epoch}: every target is -1. {_LOOK}"
+                f"nothing was labelled in the whole of epoch {epoch}: {why}. {_LOOK}"
             )
         if empty and epoch == 1 and rank() == 0:
             warnings.warn(
@@ -93,6 +106,16 @@ class Labels:
                 TrainingWarning,
                 stacklevel=2,
             )
+
+
+def patches(batch: Batch) -> int:
+    """How many patches a batch has.
+
+    Example:
+        >>> patches({"label": torch.zeros(2)})
+        2
+    """
+    return next(len(v) for v in batch.values() if isinstance(v, torch.Tensor | list))
 
 
 def named(batch: Batch) -> str:

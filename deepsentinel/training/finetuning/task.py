@@ -20,12 +20,13 @@ from deepsentinel.datasets.stream_loader import StreamLoader
 from deepsentinel.errors import TrainingError
 from deepsentinel.heads.model import Model
 from deepsentinel.sample import Batch
+from deepsentinel.training.evaluation.embed import observed_patches, take
 from deepsentinel.training.finetuning.checkpoint import Row, RunFolder, State
 from deepsentinel.training.finetuning.loader import EpochLoader, derive
 from deepsentinel.training.finetuning.lora import merged
 from deepsentinel.training.finetuning.options import FinetuneConfig
 from deepsentinel.training.finetuning.schedule import factors, parameter_groups
-from deepsentinel.training.finetuning.tally import Labels, Mean, named
+from deepsentinel.training.finetuning.tally import Labels, Mean, named, patches
 from deepsentinel.training.ranks import from_first, like_first, rank, world_size
 from deepsentinel.training.scoring.scores import Scores, scores_for
 
@@ -131,12 +132,15 @@ class Task(LightningModule):  # type: ignore[misc]  # lightning is untyped to my
         return self.augment(batch, generator)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch, without the patches of which nothing was observed."""
+        batch = self._observed(batch)
+        if not patches(batch):
+            return self._nothing()
         loss = self.model.loss(batch)["loss"]
         value = loss.item()
         if not isfinite(value):
             raise TrainingError(_not_finite("training", self.epoch, index, batch, value))
-        self.train_loss.add(value, _size(batch))
+        self.train_loss.add(value, patches(batch))
         self.labels.add(self.model.head.labelled(batch), batch, self.epoch)
         return loss
 
@@ -146,13 +150,29 @@ class Task(LightningModule):  # type: ignore[misc]  # lightning is untyped to my
         self.scores, self.val_loss = scores_for(self.model), Mean()
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        """Score one batch."""
+        """Score one batch, without the patches of which nothing was observed."""
+        batch = self._observed(batch)
+        if not patches(batch):
+            return
         logits = self.model.logits(batch)
         value = self.model.head.loss(logits, batch)["loss"].item()
         if not isfinite(value):
             raise TrainingError(_not_finite("validation", self.epoch, index, batch, value))
-        self.val_loss.add(value, _size(batch))
+        self.val_loss.add(value, patches(batch))
         self.scores.update(self.model.head.decode(logits), batch)
+
+    def _observed(self, batch: Batch) -> Batch:
+        """The patches of which something was observed; the others are counted."""
+        seen = observed_patches(batch, self.model.encoder)
+        if bool(seen.all()):
+            return batch
+        if self.trainer.training:
+            self.labels.leave_out(take(batch, ~seen))
+        return take(batch, seen)
+
+    def _nothing(self) -> Tensor:
+        """A loss of 0 that depends on every weight, as several processes must all have gradients."""
+        return torch.stack([0 * p.sum() for p in self.model.parameters() if p.requires_grad]).sum()
 
     def on_validation_epoch_end(self) -> None:
         """The scores of the epoch."""
@@ -245,10 +265,6 @@ class ProgressBar(Callback):  # type: ignore[misc]  # lightning is untyped to my
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """After the fit, or after what ended it."""
         self.bar.stop()
-
-
-def _size(batch: Batch) -> int:
-    return next(len(v) for v in batch.values() if isinstance(v, Tensor | list))
 
 
 def _not_finite(stage: str, epoch: int, index: int, batch: Batch, value: float) -> str:
