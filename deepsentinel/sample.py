@@ -8,17 +8,15 @@ that the whole sensor was not observed.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from math import prod
 from typing import Any, Self, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from deepsentinel.bands import SENSORS, Sensor
 from deepsentinel.errors import CollateError, SampleError
+from deepsentinel.memory import batch_memory
 
 Sample: TypeAlias = dict[str, Any]
 """One patch, keys as in `SAMPLE_KEYS`."""
@@ -122,27 +120,6 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
     )
 
 
-def batch_memory(
-    shape: Sequence[int], *, dtype: torch.dtype = torch.float32, shared: bool = False
-) -> Tensor:
-    """An empty tensor for a batch on the CPU.
-
-    Args:
-        shape: its shape.
-        dtype: its type.
-        shared: whether other processes may have it without a copy, as workers hand on batches.
-            Otherwise it lies in large pages where the system has them: writing to fresh small
-            ones costs as much as decompression.
-    """
-    size = prod(shape) * dtype.itemsize
-    if shared:  # as torch's default_collate does
-        storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]  # noqa: SLF001
-        buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
-    else:
-        buffer = torch.from_numpy(np.empty(size, np.uint8))  # NumPy asks for large pages
-    return buffer.view(dtype).view(tuple(shape))
-
-
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples into a batch; a sensor that some of them lack becomes NaN there.
 
@@ -241,9 +218,9 @@ def _stack(values: Sequence[Tensor], key: str, samples: Sequence[Sample]) -> Ten
     first = values[0]
     if first.requires_grad or first.device.type != "cpu":
         return torch.stack(list(values))
-    shared = get_worker_info() is not None
-    out = batch_memory((len(values), *first.shape), dtype=first.dtype, shared=shared)
-    return torch.stack(list(values), out=out)
+    return torch.stack(
+        list(values), out=batch_memory((len(values), *first.shape), dtype=first.dtype)
+    )
 
 
 def _name(sample: Sample) -> str:

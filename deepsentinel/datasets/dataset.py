@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import get_worker_info
 from torchgeo.datasets import NonGeoDataset
 
 from deepsentinel import plot
@@ -186,9 +185,7 @@ class DeepSentinelDataset(NonGeoDataset):  # type: ignore[misc]  # torchgeo is u
         if type(self).__getitem__ is not DeepSentinelDataset.__getitem__:
             return [self[i] for i in indices]  # a subclass says what a sample is
         numbers = [self._number(i) for i in indices]
-        as_read = self.transforms is None
-        in_worker = get_worker_info() is not None
-        samples = self.reader.read_together(numbers, hand_on=as_read and in_worker)
+        samples = self.reader.read_together(numbers)
         if self.transforms is not None:
             samples[:] = map(self.transforms, samples)
         return samples

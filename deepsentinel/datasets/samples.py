@@ -17,13 +17,13 @@ from deepsentinel.corpus.patch import PatchRecord
 from deepsentinel.corpus.protocol import PatchSource, Room
 from deepsentinel.datasets.request import Request
 from deepsentinel.errors import LabelError
+from deepsentinel.memory import batch_memory
 from deepsentinel.sample import (
     IGNORE_INDEX,
     IMAGE_KEYS,
     PatchMeta,
     Sample,
     SampleList,
-    batch_memory,
 )
 from deepsentinel.store import is_local
 
@@ -98,21 +98,20 @@ class SampleReader:
         )
         return self._sample(patch.number, arrays)
 
-    def read_together(self, numbers: Sequence[int], *, hand_on: bool = False) -> SampleList:
+    def read_together(self, numbers: Sequence[int]) -> SampleList:
         """Samples of several patches, fetched together and decoded into the memory of one batch.
 
         The same samples as `read` gives one by one.
 
         Args:
             numbers: of the patches.
-            hand_on: whether the batch goes to another process as it is.
 
         Raises:
             CorruptCorpusError: stored bytes are damaged.
         """
         size = self.corpus.info.patch_size
         images = {
-            s: batch_memory((len(numbers), len(names), size, size), shared=hand_on)
+            s: batch_memory((len(numbers), len(names), size, size))
             for s, names in self.request.bands.items()
         }
 

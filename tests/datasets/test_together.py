@@ -1,6 +1,5 @@
 """Reading a batch at once: the same samples, in the memory of a batch, copied by nobody."""
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Subset
@@ -11,7 +10,7 @@ from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.datasets.request import check_request
 from deepsentinel.datasets.samples import SampleReader
 from deepsentinel.datasets.transforms import Compose, RandomCrop, RandomFlip, SensorDropout
-from deepsentinel.sample import Sample, SampleList, batch_memory, collate
+from deepsentinel.sample import Sample, SampleList, collate
 
 IMAGES = ("image_s1", "image_s2")
 
@@ -112,17 +111,6 @@ def test_loaders_ask_for_batches(synthetic_root, workers, transforms):
     assert same(second, plainly(dataset, [0, 4]))
 
 
-def test_batches_of_workers_are_shared_and_independent(synthetic_root):
-    loader = DataLoader(
-        DeepSentinelDataset(synthetic_root), batch_size=4, num_workers=1, collate_fn=collate
-    )
-    batches = list(loader)
-    assert all(b[key].is_shared() for b in batches for key in (*IMAGES, "mask"))
-    before = batches[1]["image_s2"].clone()
-    batches[0]["image_s2"].zero_()
-    torch.testing.assert_close(batches[1]["image_s2"], before, rtol=0, atol=0, equal_nan=True)
-
-
 def test_an_index_out_of_range(synthetic_root):
     dataset = DeepSentinelDataset(synthetic_root)
     with pytest.raises(IndexError, match="patch 16 of 16"):
@@ -138,17 +126,6 @@ def test_a_source_is_decoded_into_the_batch_too(shared_data):
     together = reader.read_together([0, 1])
     assert all(same(s, reader.read(k)) for k, s in enumerate(together))
     assert collate(together)["image_s2"].data_ptr() == together[0]["image_s2"].data_ptr()
-
-
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.uint8])
-def test_memory_of_a_batch(shared, dtype):
-    memory = batch_memory((3, 2, 5), dtype=dtype, shared=shared)
-    assert memory.shape == (3, 2, 5)
-    assert (memory.dtype, memory.is_shared()) == (dtype, shared)
-    assert memory.is_contiguous()
-    memory.copy_(torch.arange(30).reshape(3, 2, 5))
-    assert np.array_equal(memory.numpy().ravel(), np.arange(30))
 
 
 def test_a_list_without_memory_is_stacked(synthetic_root):
