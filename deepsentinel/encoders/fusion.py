@@ -55,6 +55,9 @@ class FusionEncoder(Pretrained):
             `embed_dim`.
         moments: project the mean, spread and observed share of every input band too. Needs
             `embed_dim`.
+        pool_sensors: pool the maps once for each sensor, over what that sensor observed, so that
+            where clouds hide one the other does not stand in for it. Early fusion only; others
+            do so anyway.
         levels: which maps of the backbone to return, as timm's `out_indices`; all if `None`.
         backbone_options: arguments of the timm model, such as `{"drop_path_rate": 0.1}`.
         pretrained: start from timm's ImageNet weights, which timm downloads; its first
@@ -67,7 +70,8 @@ class FusionEncoder(Pretrained):
         card: facts that the architecture cannot tell: name, licence, training, scores.
 
     Raises:
-        BackboneError: the backbone is unknown or fixed to one size, or lacks a pooled level.
+        BackboneError: the backbone is unknown or fixed to one size, or lacks a pooled level; or
+            `pool_sensors` without early fusion.
         BandError: a band is unknown or has no statistics.
         UnknownNameError: unknown `fusion`, `pool`, `check` or `empty`.
 
@@ -78,7 +82,7 @@ class FusionEncoder(Pretrained):
         (torch.Size([1, 256]), [(1, 64, 9, 5), (1, 128, 5, 3), (1, 256, 3, 2)])
     """
 
-    LATER = frozenset({"hidden", "moments"})
+    LATER = frozenset({"hidden", "moments", "pool_sensors"})
 
     def __init__(
         self,
@@ -93,6 +97,7 @@ class FusionEncoder(Pretrained):
         pool_levels: Sequence[int] = (-1,),
         hidden: int | None = None,
         moments: bool = False,
+        pool_sensors: bool = False,
         levels: Sequence[int] | None = None,
         backbone_options: Mapping[str, Any] | None = None,
         pretrained: bool = False,
@@ -106,6 +111,11 @@ class FusionEncoder(Pretrained):
         self.check: Check = _known(check, Check, "check")
         self.empty: Empty = _known(empty, Empty, "empty")
         self._bands = _bands(s1_bands, s2_bands, fusion)
+        if pool_sensors and fusion != "early":
+            raise BackboneError(
+                f"pool_sensors=True with fusion={fusion!r}: its sensors are pooled apart already; "
+                "leave it out."
+            )
         self.stems = nn.ModuleDict({s: Stem(b, statistics) for s, b in self._bands.items()})
         self.config: dict[str, Any] = {
             "backbone": backbone,
@@ -118,6 +128,7 @@ class FusionEncoder(Pretrained):
             "pool_levels": list(pool_levels),
             "hidden": hidden,
             "moments": moments,
+            "pool_sensors": pool_sensors,
             "levels": None if levels is None else list(levels),
             "backbone_options": _plain(backbone_options or {}),
         }
@@ -133,6 +144,7 @@ class FusionEncoder(Pretrained):
             levels=levels,
             options=self.config["backbone_options"],
             pretrained=pretrained,
+            pool_sensors=pool_sensors,
         )
         width = self.towers.width
         self._embed_dim = embed_dim or width

@@ -27,6 +27,7 @@ class Towers(nn.Module):
         levels: which maps the backbone returns, all if `None`.
         options: arguments of the timm model.
         pretrained: start from timm's ImageNet weights.
+        pool_sensors: pool each map once for each sensor, over what that observed.
 
     Raises:
         BackboneError: the backbone cannot be used, or lacks a pooled level.
@@ -43,6 +44,7 @@ class Towers(nn.Module):
         levels: Sequence[int] | None,
         options: Mapping[str, Any] | None,
         pretrained: bool,
+        pool_sensors: bool = False,
     ) -> None:
         super().__init__()
         widths = {"both": sum(bands.values())} if fusion == "early" else dict(bands)
@@ -66,7 +68,9 @@ class Towers(nn.Module):
         self.fusion = fusion
         self.pool: Pool = pool
         self.pool_levels = _pool_levels(pool_levels, backbone, self.strides)
-        self.width = sum(self.channels[i] for i in self.pool_levels) * (1 + (pool == "mean_std"))
+        self.counts = tuple(bands.values()) if pool_sensors else ()
+        times = (1 + (pool == "mean_std")) * max(1, len(self.counts))
+        self.width = sum(self.channels[i] for i in self.pool_levels) * times
 
     def forward(
         self, channels: Sequence[Tensor], *, dtype: torch.dtype
@@ -87,7 +91,8 @@ class Towers(nn.Module):
             for name, x in zip(self.names, channels, strict=True)
         ]
         if self.fusion == "early":
-            return self._pooled(pyramids[0], seen[0]), pyramids[0], seen[0]
+            weights = self._observed(channels[0]) if self.counts else seen[0]
+            return self._pooled(pyramids[0], weights), pyramids[0], seen[0]
         present = [presence(s, self.strides) for s in seen]
         levels = list(zip(zip(*pyramids, strict=True), zip(*present, strict=True), strict=True))
         either = torch.maximum(*seen)
@@ -98,6 +103,11 @@ class Towers(nn.Module):
         vectors = [self._pooled(p, s) for p, s in zip(pyramids, seen, strict=True)]
         vector = combine(vectors, [s.mean(dim=(2, 3)) for s in seen])
         return vector, tuple(combine(parts, weights) for parts, weights in levels), either
+
+    def _observed(self, channels: Tensor) -> Tensor:
+        """Where each sensor was observed in any band, (B, sensors, H, W)."""
+        observed = channels[:, channels.shape[1] // 2 :].split(self.counts, dim=1)
+        return torch.cat([o.amax(dim=1, keepdim=True) for o in observed], dim=1)
 
     def _pooled(self, maps: Pyramid, seen: Tensor) -> Tensor:
         present = presence(seen, [self.strides[i] for i in self.pool_levels])
