@@ -54,6 +54,17 @@ ClientOptions = Annotated[
 Split = Annotated[
     str | None, typer.Option(help="Only this split; all patches if not given.", show_default=False)
 ]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any key, before those of the file; may be repeated.",
+        show_default=False,
+    ),
+]
+Keys = Annotated[bool, typer.Option("--keys", help="List every key and its default.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Start over instead of going on.")]
 Seed = Annotated[int, typer.Option(help="Every random choice follows from it.")]
 
 

@@ -8,7 +8,9 @@ import typer
 from deepsentinel.cli.common import (
     ClientOptions,
     Json,
+    Keys,
     Payer,
+    Sets,
     access,
     config_and_corpora,
     err,
@@ -39,19 +41,11 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any key of the protocol, before those of the file; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    sets: Sets = None,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = Path(
         "evaluation"
     ),
-    keys: Annotated[bool, typer.Option("--keys", help="List every key and its default.")] = False,
+    keys: Keys = False,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(

@@ -9,7 +9,10 @@ import typer
 from deepsentinel.cli.common import (
     ClientOptions,
     Json,
+    Keys,
     Payer,
+    Restart,
+    Sets,
     access,
     config_and_corpora,
     json_text,
@@ -30,15 +33,7 @@ def finetune(
         ),
     ] = None,
     *,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any option by its key, before those of the file; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    sets: Sets = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -84,10 +79,8 @@ def finetune(
         Path | None,
         typer.Option("--out", help="Folder of checkpoints and scores.", show_default=False),
     ] = None,
-    keys: Annotated[bool, typer.Option("--keys", help="List every key and its default.")] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Start over instead of going on.")
-    ] = False,
+    keys: Keys = False,
+    restart: Restart = False,
     requester_pays: Payer = None,
     storage_option: ClientOptions = None,
     as_json: Json = False,

@@ -11,6 +11,8 @@ from deepsentinel.cli.common import (
     ClientOptions,
     Json,
     Payer,
+    Restart,
+    Sets,
     access,
     config_and_corpora,
     print_json,
@@ -28,15 +30,7 @@ def pretrain(
         ),
     ] = None,
     *,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any option by its key, before those of the file; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    sets: Sets = None,
     objective: Annotated[
         str | None, typer.Option(help="What is learnt; --keys lists all.", show_default=False)
     ] = None,
@@ -56,9 +50,7 @@ def pretrain(
     keys: Annotated[
         bool, typer.Option("--keys", help="List every key, its default, and the objectives.")
     ] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Start over instead of going on.")
-    ] = False,
+    restart: Restart = False,
     requester_pays: Payer = None,
     storage_option: ClientOptions = None,
     as_json: Json = False,

@@ -167,21 +167,7 @@ class Classifier(Model[Classification]):
         classes = check_classes(
             num_classes, class_names, class_colours, least=1 if multilabel else 2
         )
-        module = ClassificationHead(
-            encoder.embed_dim,
-            num_classes,
-            multilabel=multilabel,
-            head=head,
-            in_channels=encoder.out_channels,
-            dropout=dropout,
-            loss=loss,
-            focal_gamma=focal_gamma,
-            class_weights=class_weights,
-            label_smoothing=label_smoothing,
-        )
-        super().__init__(encoder, module, classes)
-        self.multilabel = multilabel
-        self.options: dict[str, Any] = {
+        options: dict[str, Any] = {
             "multilabel": multilabel,
             "head": head,
             "dropout": dropout,
@@ -190,3 +176,8 @@ class Classifier(Model[Classification]):
             "class_weights": None if class_weights is None else list(map(float, class_weights)),
             "label_smoothing": label_smoothing,
         }
+        maps = encoder.out_channels
+        module = ClassificationHead(encoder.embed_dim, num_classes, in_channels=maps, **options)
+        super().__init__(encoder, module, classes)
+        self.multilabel = multilabel
+        self.options = options

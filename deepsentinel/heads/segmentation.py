@@ -160,19 +160,7 @@ class Segmenter(Model[Segmentation]):
         label_smoothing: float = 0.0,
     ) -> None:
         classes = check_classes(num_classes, class_names, class_colours)
-        head = SegmentationHead(
-            encoder.out_channels,
-            encoder.strides,
-            num_classes,
-            decoder=decoder,
-            channels=channels,
-            loss=loss,
-            focal_gamma=focal_gamma,
-            class_weights=class_weights,
-            label_smoothing=label_smoothing,
-        )
-        super().__init__(encoder, head, classes)
-        self.options: dict[str, Any] = {
+        options: dict[str, Any] = {
             "decoder": decoder,
             "channels": channels,
             "loss": check_losses(loss),
@@ -180,3 +168,6 @@ class Segmenter(Model[Segmentation]):
             "class_weights": None if class_weights is None else list(map(float, class_weights)),
             "label_smoothing": label_smoothing,
         }
+        head = SegmentationHead(encoder.out_channels, encoder.strides, num_classes, **options)
+        super().__init__(encoder, head, classes)
+        self.options = options

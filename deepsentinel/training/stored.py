@@ -30,10 +30,14 @@ def read_state(path: Path, version: int) -> dict[str, Any] | None:
         if not is_zipfile(path):  # what torch.save writes
             raise EOFError("it is cut off, or no checkpoint at all")  # noqa: TRY301
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except pickle.UnpicklingError as error:  # whose words propose to run the code
         raise CheckpointError(
-            f"{path} cannot be read: {error}. It is damaged, or holds more than tensors and plain "
-            "values. Start over with resume=False."
+            f"{path} is damaged, or holds more than tensors and plain values, such as code, which is "
+            "never run. If this run did not write it, do not trust it. Start over with resume=False."
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}. It is damaged. Start over with resume=False."
         ) from error
     found = stored.pop(VERSION_KEY, None) if isinstance(stored, dict) else None
     if found != version:

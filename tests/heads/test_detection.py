@@ -157,20 +157,25 @@ def test_saved_and_loaded_finds_the_same(tmp_path, method):
     assert torch.equal(a.labels[0], b.labels[0])
 
 
+def crowded(strides, least=3):
+    """Nine boxes of at least so many pixels and a patch without any; maps of 32 channels for both."""
+    g = torch.Generator().manual_seed(1)
+    corner = torch.rand(9, 2, generator=g) * 30
+    boxes = torch.cat((corner, corner + least + 20 * torch.rand(9, 2, generator=g)), 1)
+    targets = [
+        {"boxes": boxes, "labels": torch.randint(0, 3, (9,), generator=g)},
+        {"boxes": boxes[:0], "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
+    return targets, [torch.randn(2, 32, 64 // s, 64 // s, generator=g) for s in strides]
+
+
 def test_fcos_loss_is_torchvisions(make_encoder):
     """Boxes that hold a middle of a cell and fit a level, so that our two additions say nothing."""
     strides, size = (8, 16, 32), (64, 64)
     model = Detector(
         make_encoder(strides, (8, 8, 8)), 3, "fcos", channels=32, levels=strides
     ).eval()
-    g = torch.Generator().manual_seed(1)
-    corner = torch.rand(9, 2, generator=g) * 30
-    boxes = torch.cat((corner, corner + 13 + 20 * torch.rand(9, 2, generator=g)), 1)
-    targets = [
-        {"boxes": boxes, "labels": torch.randint(0, 3, (9,), generator=g)},
-        {"boxes": boxes[:0], "labels": torch.zeros(0, dtype=torch.int64)},
-    ]
-    maps = [torch.randn(2, 32, 64 // s, 64 // s, generator=g) for s in strides]
+    targets, maps = crowded(strides, least=13)
     method = model.head.method
     found = method(maps, size)
     ours = method.loss(found, targets)
@@ -194,14 +199,7 @@ def test_retinanet_loss_and_boxes_are_torchvisions(make_encoder):
     strides = (4, 8, 16)
     model = Detector(make_encoder(strides, (8, 8, 8)), 3, "retinanet", channels=32, levels=strides)
     method = model.eval().head.method
-    g = torch.Generator().manual_seed(1)
-    corner = torch.rand(9, 2, generator=g) * 30
-    boxes = torch.cat((corner, corner + 3 + 20 * torch.rand(9, 2, generator=g)), 1)
-    targets = [
-        {"boxes": boxes, "labels": torch.randint(0, 3, (9,), generator=g)},
-        {"boxes": boxes[:0], "labels": torch.zeros(0, dtype=torch.int64)},
-    ]
-    maps = [torch.randn(2, 32, 64 // s, 64 // s, generator=g) for s in strides]
+    targets, maps = crowded(strides)
     found = method(maps, (64, 64))
     backbone = torch.nn.Identity()
     backbone.out_channels = 32
@@ -233,14 +231,7 @@ def test_faster_rcnn_losses_and_boxes_are_torchvisions(make_encoder):
     strides = (4, 8, 16)
     model = Detector(make_encoder(strides, (8,) * 3), 3, "faster-rcnn", channels=32, levels=strides)
     method = model.eval().head.method
-    g = torch.Generator().manual_seed(1)
-    corner = torch.rand(9, 2, generator=g) * 30
-    boxes = torch.cat((corner, corner + 3 + 20 * torch.rand(9, 2, generator=g)), 1)
-    targets = [
-        {"boxes": boxes, "labels": torch.randint(0, 3, (9,), generator=g)},
-        {"boxes": boxes[:0], "labels": torch.zeros(0, dtype=torch.int64)},
-    ]
-    maps = [torch.randn(2, 32, 64 // s, 64 // s, generator=g) for s in strides]
+    targets, maps = crowded(strides)
     found = method(maps, (64, 64))
     torch.manual_seed(5)  # which anchors and proposals count is drawn
     ours = method.loss(found, targets)
