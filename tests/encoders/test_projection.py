@@ -121,3 +121,40 @@ def test_pointwise_convolutions_give_what_they_gave() -> None:
     plain = backbone(x)
     assert points
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(quick, plain, strict=True))
+
+
+@torch.no_grad()
+def test_each_sensor_is_pooled_over_what_it_observed() -> None:
+    """Sentinel-2 hidden on the left, Sentinel-1 below: plain means and spreads of the cells of each."""
+    built = FusionEncoder(
+        "convnext_atto",
+        pool="mean_std",
+        pool_levels=(0,),
+        pool_sensors=True,
+        backbone_options=SMALL,
+    ).eval()
+    s1, s2 = torch.full((1, 2, 32, 32), -12.0), torch.rand(1, 12, 32, 32)
+    s1[:, :, 16:], s2[..., :16] = NAN, NAN
+    found = built(s1=s1, s2=s2)
+    cells = found.maps[0][0].numpy()
+    above, right = cells[:, :4].reshape(8, -1), cells[:, :, 4:].reshape(8, -1)
+    parts = [above.mean(1), right.mean(1), above.std(1), right.std(1)]
+    assert np.allclose(found.embedding[0].numpy(), np.concatenate(parts), atol=1e-3)
+
+
+@torch.no_grad()
+def test_of_an_absent_sensor_nothing_is_pooled(tmp_path: Path) -> None:
+    built = FusionEncoder(
+        "convnext_atto", pool_levels=(0,), pool_sensors=True, backbone_options=SMALL
+    ).eval()
+    s2 = torch.rand(2, 12, 32, 32)
+    found = built(s2=s2).embedding
+    assert found[:, :8].tolist() == [[0.0] * 8] * 2
+    assert bool((found[:, 8:] != 0).all())
+    built.save_pretrained(tmp_path)
+    assert torch.equal(FusionEncoder.from_pretrained(tmp_path).eval()(s2=s2).embedding, found)
+
+
+def test_sensors_that_have_towers_are_not_pooled_apart_again() -> None:
+    with pytest.raises(BackboneError, match=r"pool_sensors.*late"):
+        encoder(pool_sensors=True, fusion="late")
