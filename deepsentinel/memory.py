@@ -1,20 +1,23 @@
-"""Memory of batches: large pages within a process, slots that are filled again between processes.
+"""Memory of batches, filled again once nobody looks at it any more.
 
-Writing to fresh memory in small pages costs about as much as decompressing what goes into it, and
-shared memory has no large pages on most systems. So a worker of a `DataLoader` keeps the memory of
-its batches and fills it again once nobody looks at it any more. Who does is counted in the memory
-itself: a slot is free when the worker holds no tensor on it and as many tensors came back as were
-sent. A tensor counts until its storage is freed, so that its views keep it too. A process that
-forks while it holds some may pass them to its child unseen: such slots are given up for good.
+Writing to fresh memory costs about as much as decompressing what goes into it, and most of all
+where processes share it. So a process keeps the memory of its batches, in large pages where the
+system has them, and a worker of a `DataLoader` keeps slots that other processes see. Memory is in
+use until the storage of the tensor on it is freed, so that views and arrays keep it too. For a slot
+that is counted in the slot itself: it is free when the worker holds no tensor on it and as many
+tensors came back as were sent. A process that forks while it holds some may pass them to its child
+unseen: such slots are given up for good.
 """
 
 import mmap
 import os
 import threading
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from math import prod
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, ClassVar, Protocol
 from weakref import WeakSet
 
 import numpy as np
@@ -29,6 +32,8 @@ SLOTS = 32
 sensors and a mask, and two batches ahead as torch has it, about fifteen are on their way."""
 SMALLEST = 2**18
 """Bytes from which a slot is worth its while."""
+KEPT = 2**28
+"""Bytes that a process keeps for its next batches while they are not in use."""
 _HEADER = mmap.PAGESIZE
 _SENT, _RETURNED, _GIVEN_UP = range(3)
 
@@ -46,13 +51,57 @@ def batch_memory(shape: Sequence[int], *, dtype: torch.dtype = torch.float32) ->
     """
     size = prod(shape) * dtype.itemsize
     if get_worker_info() is None:
-        buffer = torch.from_numpy(np.empty(size, np.uint8))  # NumPy asks for large pages
-    elif size >= SMALLEST and (slot := _slots.take(size)) is not None:
+        if size >= SMALLEST:
+            return _tensor(_Buffer(size), tuple(shape), dtype)
+        return torch.empty(tuple(shape), dtype=dtype)
+    slot = _slots.take(size) if size >= SMALLEST else None
+    if slot is not None:
         return _tensor(slot, tuple(shape), dtype).as_subclass(_SlotTensor)
-    else:  # as torch's default_collate does
-        storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]  # noqa: SLF001
-        buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
-    return buffer.view(dtype).view(tuple(shape))
+    storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]  # noqa: SLF001
+    shared = torch.empty(0, dtype=torch.uint8).set_(storage)  # as torch's default_collate does
+    return shared.view(dtype).view(tuple(shape))
+
+
+class _Memory(Protocol):
+    """Bytes that one tensor lies on."""
+
+    data: NDArray[np.uint8]
+
+    def release(self) -> None:
+        """The tensor is gone."""
+
+    def give_up(self) -> None:
+        """Let nobody fill this memory again."""
+
+
+class _Buffer:
+    """Memory of this process, kept for the next of about its size."""
+
+    kept: ClassVar[deque[NDArray[np.uint8]]] = deque()
+
+    def __init__(self, size: int) -> None:
+        self.data = self._known(size)
+
+    def _known(self, size: int) -> NDArray[np.uint8]:
+        for _ in range(len(self.kept)):
+            try:
+                data = self.kept.popleft()
+            except IndexError:  # another thread took it
+                break
+            if size <= len(data) <= 2 * size:
+                return data
+            self.kept.append(data)
+        return np.empty(size, np.uint8)  # NumPy asks for large pages
+
+    def release(self) -> None:
+        """The tensor is gone: keep its memory, and no more than `KEPT` in all."""
+        self.kept.appendleft(self.data)
+        with suppress(IndexError):  # another thread drops some too
+            while sum(map(len, list(self.kept))) > KEPT:
+                self.kept.pop()
+
+    def give_up(self) -> None:
+        """A child that is forked has a copy."""
 
 
 class _Mapping:
@@ -65,7 +114,7 @@ class _Mapping:
         self.data = np.frombuffer(memory, np.uint8, capacity, _HEADER)
 
     def give_up(self) -> None:
-        """Let nobody fill this memory again."""
+        """Let nobody fill it again: a child that is forked may look at it."""
         self.counts[_GIVEN_UP] = 1
 
     def release(self) -> None:
@@ -99,15 +148,15 @@ class _Slot(_Mapping):
 
 
 class _Lease:
-    """The bytes of a mapping, for as long as an array, and with it a storage, lies on them."""
+    """The bytes of a memory, for as long as an array, and with it a storage, lies on them."""
 
-    def __init__(self, mapping: _Mapping, size: int) -> None:
-        self.mapping = mapping
-        self.__array_interface__ = mapping.data[:size].__array_interface__
+    def __init__(self, memory: _Memory, size: int) -> None:
+        self.memory = memory
+        self.__array_interface__ = memory.data[:size].__array_interface__
         _leases.add(self)
 
     def __del__(self) -> None:
-        self.mapping.release()  # by a forked child too, but what it copied was given up
+        self.memory.release()  # by a forked child too, but what it copied was given up
 
 
 class _Slots:
@@ -159,8 +208,8 @@ class _SlotTensor(Tensor):
         return copied
 
 
-def _tensor(mapping: _Mapping, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    data: NDArray[np.uint8] = np.asarray(_Lease(mapping, prod(shape) * dtype.itemsize))
+def _tensor(memory: _Memory, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    data: NDArray[np.uint8] = np.asarray(_Lease(memory, prod(shape) * dtype.itemsize))
     return torch.from_numpy(data).view(dtype).view(shape)
 
 
@@ -186,7 +235,7 @@ def _receive(handle: Any, capacity: int, shape: tuple[int, ...], dtype: torch.dt
 
 def _before_fork() -> None:
     for lease in list(_leases):
-        lease.mapping.give_up()
+        lease.memory.give_up()
 
 
 _leases: WeakSet[_Lease] = WeakSet()

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from deepsentinel import memory
-from deepsentinel.memory import SLOTS, SMALLEST, batch_memory
+from deepsentinel.memory import KEPT, SLOTS, SMALLEST, batch_memory
 
 NUMBERS = SMALLEST // 4
 """float32 values of the smallest slot."""
@@ -66,6 +66,36 @@ def test_memory_within_a_process(dtype: torch.dtype) -> None:
     assert type(got) is Tensor
     got.copy_(torch.arange(30).reshape(3, 2, 5))
     assert np.array_equal(got.numpy().ravel(), np.arange(30))
+
+
+def test_memory_of_this_process_is_used_again_when_nobody_looks_at_it() -> None:
+    memory._Buffer.kept.clear()
+    draw = random.Random(3)
+    held: list[tuple[Any, int]] = []
+    places = set()
+    for number in range(300):
+        image = batch_memory((NUMBERS + 8 * draw.randrange(9),))
+        image.fill_(number)
+        places.add(image.data_ptr())
+        held.append((draw.choice([image, image[4:90], image.numpy()[::7]]), number))
+        del image
+        while len(held) > draw.randrange(1, 12):
+            del held[draw.randrange(len(held))]
+        assert all(bool((kept == wanted).all()) for kept, wanted in held)
+    assert len(places) < 40
+
+
+def test_memory_of_this_process_is_kept_up_to_a_bound() -> None:
+    memory._Buffer.kept.clear()
+    big = [batch_memory((KEPT // 8,)) for _ in range(4)]
+    assert not memory._Buffer.kept
+    del big
+    assert sum(map(len, memory._Buffer.kept)) <= KEPT
+    assert len(memory._Buffer.kept) == 2
+    _ = batch_memory((KEPT,))
+    del _
+    assert sum(map(len, memory._Buffer.kept)) <= KEPT
+    memory._Buffer.kept.clear()
 
 
 @needs_memfd
