@@ -1,9 +1,9 @@
 """Files on the Hugging Face Hub: from the cache or the network, verified every time, retried.
 
 `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean to every user of
-`huggingface_hub`, which keeps the cache, resumes what was interrupted and shows the progress.
-It compares sizes only, so hashes are compared here; and it does not repeat a GET that the server
-failed, so that is done here too.
+`huggingface_hub`, which keeps the cache and shows the progress. It compares sizes only, so hashes are
+compared here; it does not repeat a GET that the server failed, so that is done here too; and it
+keeps nothing of a download whose program was killed, so that `partial` does.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from deepsentinel.encoders.card import Source
+from deepsentinel.encoders.partial import gather, storage
 from deepsentinel.errors import HubError, WeightsError
 
 T = TypeVar("T")
@@ -142,8 +143,7 @@ def _pinned(place: Repository, access: Access) -> Repository:
     revision = place.revision or "main"
     if _COMMIT.fullmatch(revision):
         return place
-    root = Path(access.cache_dir or constants.HF_HUB_CACHE)
-    ref = root / f"models--{place.name.replace('/', '--')}" / "refs" / revision
+    ref = storage(_cache(access), place.name) / "refs" / revision
     known = ref.read_text().strip() if ref.is_file() else None
     if access.local_files_only or constants.is_offline_mode():
         return Repository(name=place.name, revision=known or revision)
@@ -165,17 +165,26 @@ def _pinned(place: Repository, access: Access) -> Repository:
 
 def _known(source: Source, access: Access) -> Path | None:
     """The file in the cache, asking nobody, where the row pins what it must be."""
-    from huggingface_hub import try_to_load_from_cache
-
     if source.revision is None and source.sha256 is None:
         return None
+    return _cached(
+        Repository(name=source.repository, revision=source.revision), source.path, access
+    )
+
+
+def _cached(place: Repository, name: str, access: Access) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
     found = try_to_load_from_cache(
-        source.repository,
-        source.path,
-        cache_dir=None if access.cache_dir is None else str(access.cache_dir),
-        revision=source.revision,
+        place.name, name, cache_dir=str(_cache(access)), revision=place.revision
     )
     return Path(found) if isinstance(found, str) else None
+
+
+def _cache(access: Access) -> Path:
+    from huggingface_hub import constants
+
+    return Path(access.cache_dir or constants.HF_HUB_CACHE)
 
 
 def damage(path: Path, source: Source | None = None) -> str | None:
@@ -217,21 +226,27 @@ def _refusal(what: str, reason: str) -> WeightsError:
 
 
 def _download(place: Repository, name: str, access: Access, *, again: bool = False) -> Path:
-    from huggingface_hub import hf_hub_download
+    return _retried(lambda: _got(place, name, access, again=again), f"{name} of {place}")
 
-    return _retried(
-        lambda: Path(
-            hf_hub_download(
-                place.name,
-                name,
-                revision=place.revision,
-                cache_dir=access.cache_dir,
-                local_files_only=access.local_files_only,
-                token=access.token,
-                force_download=again,
-            )
-        ),
-        f"{name} of {place}",
+
+def _got(place: Repository, name: str, access: Access, *, again: bool) -> Path:
+    from huggingface_hub import constants, hf_hub_download
+
+    asking = not (access.local_files_only or constants.is_offline_mode())
+    gathered = False
+    if asking and (again or _cached(place, name, access) is None):
+        commit, cache = place.revision or "main", _cache(access)
+        gathered = gather(place.name, name, commit, cache=cache, token=access.token, afresh=again)
+    return Path(
+        hf_hub_download(
+            place.name,
+            name,
+            revision=place.revision,
+            cache_dir=access.cache_dir,
+            local_files_only=access.local_files_only,
+            token=access.token,
+            force_download=again and not gathered,
+        )
     )
 
 

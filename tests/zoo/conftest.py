@@ -20,6 +20,7 @@ def site(
     from huggingface_hub import constants
 
     from deepsentinel.encoders import hub as client
+    from deepsentinel.encoders import partial
 
     endpoint = hub_server.gate.endpoint
     resolve = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
@@ -31,6 +32,7 @@ def site(
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(client, "PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(partial, "LEAST", 2**14)
     hub.repositories.clear()
     hub.objects.clear()
     yield hub_server

@@ -126,6 +126,46 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(
     assert rest.status == 206
 
 
+def test_a_later_program_goes_on_where_a_killed_one_was(
+    published, site: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    encoder, _ = published
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**14)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    site.fault("cut", match="model.safetensors")
+    with (
+        site.fault("503", match="model.safetensors", times=None, ranges_only=True),
+        pytest.raises(HubError, match="did not answer"),
+    ):
+        load_encoder(NAME)
+    [part] = (tmp_path / "cache").rglob("*.part")
+    kept = part.stat().st_size
+    assert kept > 2**14
+    site.forget()
+    assert same(encoder, load_encoder(NAME))
+    [rest] = (r for r in site.gets if "safetensors" in r.path)
+    assert rest.headers["range"] == f"bytes={kept}-"
+    assert not part.exists()
+
+
+def test_a_part_that_cannot_be_is_begun_anew(
+    published, site: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, commit = published
+    load_encoder(NAME)
+    [weights] = files(tmp_path / "cache", "model.safetensors")
+    blob = weights.resolve()
+    good = blob.read_bytes()
+    for rubbish in (good + b"more", b"x" * (len(good) // 2)):  # too long; of another file
+        weights.unlink()
+        blob.unlink()
+        blob.with_name(f"{blob.name}.part").write_bytes(rubbish)
+        assert same(encoder, load_encoder(NAME, revision=commit))
+        assert blob.read_bytes() == good
+
+
 def test_a_server_that_always_corrupts_is_refused(published, site: Cloud) -> None:
     site.fault("flip", match="model.safetensors", times=None)
     with pytest.raises(WeightsError, match="downloaded twice"):
@@ -222,6 +262,26 @@ class TestRows:
         assert fetch(source, Access()).read_bytes() == self.DATA
         assert site.log == []
 
+    @pytest.mark.parametrize("pin", ["sha256", "sha256_prefix", None])
+    def test_a_damaged_file_of_the_cache_is_fetched_anew(
+        self, site: Cloud, hub: Hub, pin: str | None
+    ) -> None:
+        """What pins it where nothing is published is the Hub's own hash, kept from the first time."""
+        import hashlib
+
+        found = hashlib.sha256(self.DATA).hexdigest()
+        pins = {"sha256": found, "sha256_prefix": found[:8]}
+        source = self.source(hub, **{k: v for k, v in pins.items() if k == pin})
+        path = fetch(source, Access())
+        assert path.resolve().name == found
+        path.resolve().write_bytes(self.DATA[:-1] + b"!")
+        site.forget()
+        with pytest.raises(WeightsError, match="damaged in the cache, and being offline"):
+            fetch(source, Access(local_files_only=True))
+        assert site.log == []
+        assert fetch(source, Access()).read_bytes() == self.DATA
+        assert len(site.gets) == 1
+
     def test_another_file_than_the_row_pins_is_refused(self, site: Cloud, hub: Hub) -> None:
         source = self.source(hub, sha256="0" * 64)
         with pytest.raises(WeightsError, match=f"expected {'0' * 64}.*downloaded twice"):
@@ -298,8 +358,17 @@ def test_environment_is_that_of_every_hub_user(
 ) -> None:
     encoder, commit = published
     code = f"""
-from deepsentinel import load_encoder
+import io, sys
+from deepsentinel import errors, load_encoder
+class Terminal(io.StringIO):
+    isatty = lambda self: True
+sys.stderr = shown = Terminal()
 print(load_encoder("hf://{NAME}@{commit}").card.sha256)
+print("bar of model.safetensors:", "model.safetensors" in shown.getvalue())
+try:
+    load_encoder("user/other")
+except errors.HubError as error:
+    print(error)
 """
     environment = {
         "HF_ENDPOINT": site.gate.endpoint,
@@ -307,8 +376,16 @@ print(load_encoder("hf://{NAME}@{commit}").card.sha256)
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
     }
-    assert encoder.card.sha256 in run_python(code, environment)
+    told = run_python(code, environment)
+    assert encoder.card.sha256 in told
+    assert "bar of model.safetensors: True" in told
+    assert "no such repository" in told
     assert files(tmp_path / "home" / "hub", "config.json")
+    site.forget()
+    told = run_python(code, environment | {"HF_HUB_OFFLINE": "1"})
+    assert encoder.card.sha256 in told
+    assert "the Hub was not asked" in told
+    assert site.log == []
 
 
 def test_config_names_the_class(published, hub: Hub) -> None:

@@ -1,5 +1,6 @@
 """Whole models on the Hub: classes, colours and the encoder's provenance survive."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -56,8 +57,14 @@ def test_a_damaged_model_heals_and_a_private_one_needs_a_token(site: Cloud, logi
 
 
 def test_a_pickle_in_place_of_safetensors_is_refused(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    class Code:
+        def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+            return Path.touch, (ran,)
+
     segmenter().save_pretrained(tmp_path)
-    torch.save(torch.nn.Linear(1, 1), tmp_path / "model.safetensors")
+    torch.save({"a": Code()}, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match="has sha256"):
         load_model(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
@@ -66,9 +73,16 @@ def test_a_pickle_in_place_of_safetensors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="cannot be read"):
         load_model(tmp_path)
     FusionEncoder("resnet10t", levels=(1,)).save_pretrained(tmp_path / "e")
-    torch.save(torch.nn.Linear(1, 1), tmp_path / "e" / "model.safetensors")
+    torch.save({"a": Code()}, tmp_path / "e" / "model.safetensors")
     with pytest.raises(WeightsError, match="has sha256"):
         load_encoder(tmp_path / "e")
+    content = json.loads((tmp_path / "e" / "config.json").read_text())
+    data = (tmp_path / "e" / "model.safetensors").read_bytes()
+    content["card"]["sha256"] = hashlib.sha256(data).hexdigest()
+    (tmp_path / "e" / "config.json").write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match="Save it anew"):
+        load_encoder(tmp_path / "e")
+    assert not ran.exists()
 
 
 def test_a_model_on_another_encoder_of_ours_is_saved_whole(tmp_path: Path) -> None:

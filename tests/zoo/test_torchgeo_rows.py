@@ -408,6 +408,16 @@ def test_files_of_more_than_tensors_are_refused(tmp_path: Path) -> None:
     row = small(PUBLIC["resnet50-moco"])
     with pytest.raises(WeightsError, match="tensors by name"):
         row.build({"s1": file, "s2": file}, {})
+    ran = tmp_path / "ran"
+
+    class Code:
+        def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+            return Path.touch, (ran,)
+
+    torch.save({"a": Code()}, file)
+    with pytest.raises(WeightsError, match="can be trusted"):
+        row.build({"s1": file, "s2": file}, {})
+    assert not ran.exists()
     file.write_bytes(b"not torch")
     with pytest.raises(WeightsError, match="can be trusted"):
         row.build({"s1": file, "s2": file}, {})
