@@ -99,18 +99,27 @@ class RandomCrop(RandomTransform):
 
     def _onto_something(self, batch: Batch, corners: Tensor, generator: torch.Generator) -> Tensor:
         """The corners (B, 2), those of windows without an observed pixel drawn again around one."""
-        seen = torch.stack([x.isfinite().any(1) for x in images(batch).values()]).any(0)  # B, H, W
-        seen = seen.to(generator.device)
-        height, width = seen.shape[-2:]
+        height, width = geometry.size(batch)
         for i, (top, left) in enumerate(corners.tolist()):
-            if seen[i, top : top + self.size, left : left + self.size].any() or not seen[i].any():
+            patch = [image[i] for image in images(batch).values()]
+            rows, columns = slice(top, top + self.size), slice(left, left + self.size)
+            if any(_observed(image[:, rows, columns]) for image in patch):
                 continue
-            pixel = int(torch.multinomial(seen[i].flatten().float(), 1, generator=generator))
+            seen = torch.stack([image.isfinite().any(0) for image in patch]).any(0)
+            if not seen.any():
+                continue
+            weights = seen.to(generator.device).flatten().float()
+            pixel = int(torch.multinomial(weights, 1, generator=generator))
             shift = (share(2, generator) * self.size).long().clamp_max(self.size - 1)
             around = torch.tensor(divmod(pixel, width), device=generator.device) - shift
             limit = torch.tensor([height, width], device=generator.device) - self.size
             corners[i] = around.clamp_min(0).minimum(limit)
         return corners
+
+
+def _observed(image: Tensor) -> bool:
+    """Whether anything in an image (bands, H, W) is; its first row mostly tells."""
+    return bool(image[:, :1].isfinite().any()) or bool(image.isfinite().any())
 
 
 @dataclass(frozen=True)
