@@ -16,7 +16,7 @@ from deepsentinel.bands import S2_BANDS
 from deepsentinel.encoders.galileo_card import NANO
 from deepsentinel.encoders.presto_card import CARD as PRESTO
 from deepsentinel.encoders.pretrained import Pretrained
-from deepsentinel.errors import NothingObservedError, UnitsError, WeightsError
+from deepsentinel.errors import NothingObservedError, UnitsError, UnusedInputError, WeightsError
 from deepsentinel.features import Features
 from deepsentinel.zoo import load
 from deepsentinel.zoo.rows import ROWS
@@ -177,6 +177,18 @@ def test_refusals(encoder: Pretrained, patches: dict[str, Tensor]) -> None:
     patches["s2"][1] = NAN
     with pytest.raises(NothingObservedError, match="patch 1"):
         encoder(s2=patches["s2"])
+
+
+@torch.inference_mode()
+def test_extra_inputs_are_used_or_refused(encoder: Pretrained, patches: dict[str, Tensor]) -> None:
+    extra = {"month": (7, 1), "lonlat": (torch.tensor([[3.0, 50.0]] * 2), torch.zeros(2, 2))}
+    for name, (one, other) in extra.items():
+        if name in encoder.card.inputs:
+            found = encoder(**patches, **{name: one}).embedding
+            assert not torch.equal(found, encoder(**patches, **{name: other}).embedding)
+        else:
+            with pytest.raises(UnusedInputError, match=f"{name} was given"):
+                encoder(**patches, **{name: one})
 
 
 def test_gradients_reach_every_band(encoder: Pretrained, patches: dict[str, Tensor]) -> None:

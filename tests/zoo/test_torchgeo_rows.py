@@ -272,7 +272,7 @@ def first_layers(encoder: torch.nn.Module) -> dict[str, torch.nn.Module]:
     return {"both": embed.conv3d.conv3d} if hasattr(embed, "conv3d") else {}
 
 
-@pytest.mark.parametrize("name", [n for n in MEMBERS if "large" not in n])
+@pytest.mark.parametrize("name", MEMBERS)
 @torch.inference_mode()
 def test_the_network_reads_what_the_authors_document(name: str, monkeypatch) -> None:
     row = small(PUBLIC[name])
@@ -327,7 +327,7 @@ def test_statistics_of_digital_numbers_are_stated_in_decibels() -> None:
         assert (step[1] - step[0]) / 0.02 * std == pytest.approx(spread, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", [n for n in MEMBERS if "large" not in n])
+@pytest.mark.parametrize("name", MEMBERS)
 @torch.inference_mode()
 def test_what_was_not_observed_enters_as_the_training_mean(name: str) -> None:
     row = small(PUBLIC[name])
