@@ -1,50 +1,28 @@
 """`finetune`: train a model on labelled patches, repeatable, resumable after a kill at any moment."""
 
-import logging
-import signal
-import threading
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
-from lightning.fabric.utilities.warnings import PossibleUserWarning
-from lightning.pytorch import Trainer
 
 from deepsentinel.datasets.stream import DeepSentinelStream
 from deepsentinel.datasets.stream_loader import StreamLoader
 from deepsentinel.encoders.fusion import FusionEncoder
-from deepsentinel.errors import MissingExtraError, TrainingError
+from deepsentinel.errors import TrainingError
 from deepsentinel.heads.model import Model, load_weights
 from deepsentinel.training.finetuning.checkpoint import Row, RunFolder, State
+from deepsentinel.training.finetuning.fit import as_it_was, fit, undisturbed
 from deepsentinel.training.finetuning.loader import EpochLoader, in_order, shared_badly
 from deepsentinel.training.finetuning.lora import LoRA, adapted
 from deepsentinel.training.finetuning.options import FinetuneConfig, Precision
 from deepsentinel.training.finetuning.preflight import Samples, check_start, described
 from deepsentinel.training.finetuning.report import FOLDER, is_report_of, write_finetune_report
-from deepsentinel.training.finetuning.task import (
-    Augmenter,
-    Interrupts,
-    ProgressBar,
-    Task,
-    best_epoch,
-    is_finished,
-)
-from deepsentinel.training.ranks import from_first, join, rank, together, world_size
+from deepsentinel.training.finetuning.task import Augmenter, Task, best_epoch, is_finished
+from deepsentinel.training.ranks import from_first, join, rank, world_size
 from deepsentinel.training.scoring.scores import scores_for
 from deepsentinel.training.stored import check_options
-
-# What the run folder, the callbacks and the loaders do instead of Lightning.
-_OURS: Final[dict[str, Any]] = {
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-    "use_distributed_sampler": False,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,11 +225,11 @@ def finetune_as(
         if not is_finished(state.history, scores_for(model).headline, config):
             loader = _loader(train, config, start=len(state.history))
             held_out = in_order(val, batch_size=_each(config), num_workers=config.num_workers)
-            with _as_it_was(model), _undisturbed():
+            with as_it_was(model):
                 task = Task(
                     model, config, folder=folder, state=state, loader=loader, augment=augment
                 )
-                _fit(_trainer(task, progress=progress, logger=logger), task, loader, held_out)
+                fit(task, held_out, progress=progress, logger=logger)
             state = task.run
     result = _result(model, folder, state, config)
     if report:
@@ -267,7 +245,7 @@ def _report(
     facts = {"options": dict(options), "epochs": result.epochs, "best_epoch": result.best_epoch}
     if is_report_of(folder, facts):
         return
-    with _undisturbed():
+    with undisturbed():
         write_finetune_report(
             result.model,
             val,
@@ -309,23 +287,6 @@ def _loader(
     )
 
 
-def _trainer(task: Task, *, progress: bool, logger: Any) -> Trainer:
-    config, folder = task.config, task.folder.path
-    callbacks = [Interrupts(), *([ProgressBar()] if progress and rank() == 0 else [])]
-    return Trainer(
-        accelerator=config.accelerator,
-        precision=config.precision,
-        max_epochs=config.epochs - len(task.run.history),
-        gradient_clip_val=config.grad_clip,
-        deterministic=config.deterministic,
-        logger=_loggers(logger, folder, tensorboard=config.tensorboard) or False,
-        callbacks=callbacks,
-        default_root_dir=folder,
-        **_OURS,
-        **together(),
-    )
-
-
 def _precision(config: FinetuneConfig) -> Precision:
     if config.precision != "auto":
         return config.precision
@@ -335,24 +296,6 @@ def _precision(config: FinetuneConfig) -> Precision:
         if cuda and torch.cuda.is_bf16_supported(including_emulation=False)
         else "32-true"
     )
-
-
-def _loggers(logger: Any, folder: Path, *, tensorboard: bool) -> list[Any]:
-    """Those of the caller, and that for TensorBoard."""
-    if rank() != 0:
-        return []
-    found = list(logger) if isinstance(logger, list | tuple) else [logger] if logger else []
-    if not tensorboard:
-        return found
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    try:
-        return [*found, TensorBoardLogger(folder, name="tensorboard", version="")]
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "tensorboard=True needs the package tensorboard: "
-            'pip install "deepsentinel[tensorboard]".'
-        ) from error
 
 
 def _first_state(
@@ -388,23 +331,6 @@ def _disown_scores(encoder: object) -> None:
         encoder.card = replace(encoder.card, scores=(), sha256="", training=training)
 
 
-def _fit(trainer: Trainer, task: Task, train: Any, val: Any) -> None:
-    handler = signal.getsignal(signal.SIGINT)
-    interrupts = next(c for c in trainer.callbacks if isinstance(c, Interrupts))
-    try:
-        trainer.fit(task, train, val)
-    except SystemExit:
-        if not interrupts.caught:
-            raise
-        raise KeyboardInterrupt(
-            f"stopped in epoch {task.epoch} of {task.config.epochs}; {len(task.run.history)} complete "
-            f"epochs are kept in {task.folder.last}. Repeat the same call to go on from there."
-        ) from None
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)  # Lightning ignores it after Ctrl-C
-
-
 def _result(
     model: Model[Any], folder: RunFolder, state: State, config: FinetuneConfig
 ) -> FinetuneResult:
@@ -423,43 +349,3 @@ def _result(
         best=folder.best,
         last=folder.last,
     )
-
-
-@contextmanager
-def _as_it_was(model: Model[Any]) -> Iterator[None]:
-    """Device, and which parameters need a gradient, are afterwards what they were before."""
-    device = next(model.parameters()).device
-    needed = [(p, p.requires_grad) for p in model.parameters()]
-    model.train()  # Lightning warns of modules in evaluation mode
-    try:
-        yield
-    finally:
-        model.to(device)
-        for parameter, was_needed in needed:
-            parameter.requires_grad_(was_needed)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """The caller's random state and torch settings come back; Lightning says only what matters."""
-    was, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", PossibleUserWarning)  # advice on workers and the like
-            # Our stream knows of workers and processes.
-            warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__`")
-            warnings.filterwarnings("ignore", "Grad strides do not match")  # advice of DDP
-            # Lightning 2.6 on torch 2.12 and later asks for this class at each fit.
-            warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
-            yield
-    finally:
-        torch.use_deterministic_algorithms(was, warn_only=warn_only)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
