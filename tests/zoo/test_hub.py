@@ -392,3 +392,41 @@ def test_config_names_the_class(published, hub: Hub) -> None:
     _, commit = published
     config = json.loads(hub.repositories["models", NAME].commits[commit]["config.json"])
     assert (config["kind"], config["card"]["name"]) == ("FusionEncoder", "tiny")
+
+
+def test_publishing_works_as_the_page_says(
+    site: Cloud, login: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "zoo.md").read_text(encoding="utf-8")
+    section = page.partition("## Publishing your own")[2].partition("\n## ")[0]
+    [local, hub] = [block.partition("\n")[2] for block in section.split("```")[1::2]]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"load_encoder": load_encoder}
+    exec(compile(local + hub, "zoo.md", "exec"), names)  # noqa: S102 - our own page
+    assert names["encoder"].card.revision == names["commit"]  # type: ignore[attr-defined]
+    assert names["encoder"].card.name == "coast-small"  # type: ignore[attr-defined]
+
+
+def test_a_row_is_added_as_the_page_says(
+    shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines of the page, with what is real of Galileo nano in place of the zeros."""
+    from deepsentinel import list_encoders
+    from deepsentinel.zoo import load
+
+    page = (Path(__file__).parents[2] / "docs" / "zoo.md").read_text(encoding="utf-8")
+    code = page.partition("## Adding a row")[2].split("```")[1].partition("\n")[2]
+    sha256 = NANO.sources["both"].sha256
+    assert sha256 is not None
+    names: dict[str, object] = {}
+    exec(compile(code.replace('"0" * 64', repr(sha256)), "zoo.md", "exec"), names)  # noqa: S102
+    monkeypatch.setattr(load, "ROWS", (*load.ROWS, names["row"]))
+    assert "lab-model" in [card.name for card in list_encoders()]
+    file = shared_data / "weights" / "galileo-nano" / "encoder.pt"
+    s1 = torch.full((1, 2, 32, 32), -12.0)
+    encoder = load_encoder("lab-model", weights=file)
+    assert encoder.card.name == "lab-model"
+    found = encoder(s1=s1).embedding
+    assert torch.equal(found, load_encoder("galileo-nano", weights=file)(s1=s1).embedding)
+    with pytest.raises(WeightsError, match="not the file that lab-model pins"):
+        load_encoder("lab-model", weights=file.with_name("config.json"))
