@@ -141,9 +141,10 @@ def test_boxes_are_drawn_where_they_are(model, samples):
     shown = figure.axes[2].images[0].get_array()
     outline = (shown == scheme_of(detector).palette[1]).all(-1)
     rows, columns = np.nonzero(outline)
-    assert (columns.min() / 6, rows.min() / 6) == (2, 3)
-    assert (columns.max() / 6, rows.max() / 6) == (7, 6)
-    assert not outline[19:35, 13:41].any()
+    assert (columns.min() + 3, rows.min() + 3) == (2 * 6, 3 * 6)  # around the box, 3 wide
+    assert (columns.max() - 2, rows.max() - 2) == (7 * 6, 6 * 6)
+    assert not outline[3 * 6 : 6 * 6, 2 * 6 : 7 * 6].any()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mill"]
     assert "1 objects" in figure.axes[0].texts[0].get_text()
 
 

@@ -34,7 +34,9 @@ MOST_NAMES: Final = 4
 SURE: Final = 0.5
 """Least score of a box that is drawn."""
 ENLARGED: Final = 6
-"""Times, so that the outline of a box of a few pixels does not cover it."""
+"""Times, so that the outline of a box of a few pixels is fine beside it."""
+LINE: Final = 3
+"""Width of an outline, in pixels of the enlarged picture, around the box."""
 
 
 @dataclass(frozen=True)
@@ -179,16 +181,16 @@ def _describe_boxes(
 
 
 def _boxed(image: plot.RGBImage, boxes: Tensor, labels: Tensor, scheme: Scheme) -> plot.RGBImage:
-    """The image enlarged, with the outline of each box in the colour of its class."""
+    """The image enlarged, with a line around each box in the colour of its class."""
     large = image.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
-    limits = np.array([large.shape[1], large.shape[0]] * 2) - 1
+    height, width = large.shape[:2]
     for box, label in zip(boxes.numpy(), labels.tolist(), strict=True):
-        x0, y0, x1, y1 = np.clip((box * ENLARGED).round().astype(int), 0, limits)
-        for rows, columns in (
-            ([y0, y1], slice(x0, x1 + 1)),
-            (slice(y0, y1 + 1), [x0, x1]),
-        ):
-            large[rows, columns] = scheme.palette[label]
+        x0, y0, x1, y1 = (box * ENLARGED).round().astype(int)
+        inner = np.zeros((height, width), dtype=bool)
+        inner[max(y0, 0) : y1, max(x0, 0) : x1] = True
+        outer = np.zeros_like(inner)
+        outer[max(y0 - LINE, 0) : y1 + LINE, max(x0 - LINE, 0) : x1 + LINE] = True
+        large[outer & ~inner] = scheme.palette[label]
     return large
 
 
@@ -218,6 +220,9 @@ def _listed(names: Sequence[str]) -> str:
 
 def _shown(sample: Sample, prediction: Prediction) -> set[int]:
     """Classes that need a legend."""
+    if isinstance(prediction, Detection):
+        sure = prediction.labels[0][prediction.scores[0] >= SURE]
+        return {*sample["label"].tolist(), *sure.tolist()}
     if not isinstance(prediction, Segmentation):
         return set()
     ids = torch.cat((sample["mask"].flatten(), prediction.classes.cpu().flatten()))
