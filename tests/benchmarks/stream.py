@@ -97,6 +97,7 @@ def serve(folder: Path) -> str:
 
 def _serve(folder: Path, pipe: Any) -> None:
     handler = type("Handler", (RangeHandler,), {"folder": folder})
+    ThreadingHTTPServer.request_queue_size = 128  # with 5, connections wait seconds for each other
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     pipe.send(server.server_address[1])
     server.serve_forever()
