@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepsentinel.encoders.card import Card
-from deepsentinel.encoders.config import read_config
+from deepsentinel.encoders.card import Card, Source
+from deepsentinel.encoders.config import WEIGHTS_FILE, read_config
 from deepsentinel.encoders.hub import Access, damage, fetch, parse_repository
 from deepsentinel.errors import EncoderNotFoundError, UnknownNameError, WeightsError, nearest
 from deepsentinel.zoo.rows import ROWS, Row, Shipped
@@ -127,7 +127,7 @@ def download_encoder(
     if row is None:
         raise _unknown(name, ROWS)
     if isinstance(row, Shipped):
-        return {"both": _shipped(row)}
+        return {"both": _verified(row)}
     return _fetched(row, Access(cache_dir=cache_dir, token=token))
 
 
@@ -181,6 +181,15 @@ def _shipped(row: Shipped) -> Path:
             f"the weights of {row.name!r} are not in this installation ({str(row.folder)!r} is "
             "absent). Reinstall deepsentinel from its wheel or a whole checkout."
         )
+    return row.folder
+
+
+def _verified(row: Shipped) -> Path:
+    weights = _shipped(row) / WEIGHTS_FILE
+    pin = Source(repository="", path=WEIGHTS_FILE, sha256=row.sha256)
+    reason = damage(weights, pin) if weights.is_file() else "is absent"
+    if reason:
+        raise WeightsError(f"{str(weights)!r} {reason}. Reinstall deepsentinel.")
     return row.folder
 
 

@@ -47,6 +47,17 @@ def test_weights_must_be_those_of_the_row(row: Shipped) -> None:
         load_encoder("tiny-nano")
 
 
+def test_downloading_what_ships_verifies_it(row: Shipped) -> None:
+    assert load.download_encoder("tiny-nano") == {"both": row.folder}
+    weights = row.folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(WeightsError, match=rf"expected {row.sha256}\. Reinstall"):
+        load.download_encoder("tiny-nano")
+    weights.unlink()
+    with pytest.raises(WeightsError, match=r"is absent\. Reinstall"):
+        load.download_encoder("tiny-nano")
+
+
 def test_a_row_without_its_files_says_reinstall(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

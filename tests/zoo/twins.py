@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from deepsentinel.encoders.pretrained import encoder_class
+from deepsentinel.zoo.public import PublicRow
 from deepsentinel.zoo.rows import Row
-from deepsentinel.zoo.torchgeo_rows import TORCHGEO, PublicRow
+from deepsentinel.zoo.torchgeo_rows import TORCHGEO
 
 PUBLIC: dict[str, PublicRow] = {row.card.name: row for row in TORCHGEO}
 _SMALL: dict[str, Mapping[str, object]] = {
