@@ -88,8 +88,8 @@ class CollapseWatch:
         the embeddings have collapsed
     """
 
-    std_share: float = 0.02
-    rank_share: float = 0.1
+    std_share: float = 0.05
+    rank_share: float = 0.07
     least_rank: float = 1.5
     patience: int = 3
     first: dict[str, float] = field(default_factory=dict)

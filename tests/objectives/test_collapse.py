@@ -1,19 +1,28 @@
 """Measures of collapse against loops and known cases; a run that collapses says so."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from deepsentinel.datasets.dataset import DeepSentinelDataset
+from deepsentinel.datasets.neighbours import WithNeighbours
+from deepsentinel.datasets.synthetic import write_synthetic_corpus
+from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.objectives.collapse import (
     CollapseWatch,
     effective_rank,
     embedding_std,
     spread,
 )
-from deepsentinel.objectives.views import images_of
-from tests.objectives.conftest import make, make_batch, make_encoder, seeded, trainable
+from deepsentinel.objectives.objective import Objective
+from deepsentinel.objectives.registry import OBJECTIVES
+from deepsentinel.objectives.views import encode, images_of
+from deepsentinel.sample import collate
+from tests.objectives.conftest import make, make_encoder, seeded, trainable
 
 
 def test_embedding_std_against_a_loop():
@@ -59,32 +68,75 @@ def test_one_embedding_has_no_spread(shape):
         spread(torch.zeros(shape))
 
 
-def run(weights: dict[str, float], *, steps: int = 80) -> list[str | None]:
-    """What the watch says while VICReg trains with these weights."""
-    encoder, batch = make_encoder(embed_dim=16), make_batch(8)
-    objective = make("vicreg", encoder, **weights)
-    optimiser = torch.optim.Adam(trainable(encoder, objective), lr=3e-3)
-    others, watch, said = make_batch(32, seed=9), CollapseWatch(), []
-    for step in range(steps):
-        if step % 8 == 0:
+class Agree(nn.Module):
+    """What is left of NT-Xent where nothing repels."""
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return -nn.functional.cosine_similarity(first, second).mean()
+
+
+def simclr_without_negatives(encoder: FusionEncoder) -> Objective:
+    objective = make("simclr", encoder)
+    objective.criterion = Agree()
+    objective.head = nn.Linear(encoder.embed_dim, 16)  # batch norm in a head repels a little
+    return objective
+
+
+def byol_without_predictor(encoder: FusionEncoder) -> Objective:
+    objective = make("byol", encoder, momentum=0.0)
+    objective.predict = nn.Identity()
+    return objective
+
+
+def vicreg_without_variance(encoder: FusionEncoder) -> Objective:
+    return make("vicreg", encoder, variance=0.0, covariance=0.0)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> DeepSentinelDataset:
+    root = tmp_path_factory.mktemp("collapse") / "corpus"
+    write_synthetic_corpus(root, patches=160, patch_size=32)
+    return DeepSentinelDataset(root, None, labels=())
+
+
+def said(
+    scenes: DeepSentinelDataset, made: Callable[[FusionEncoder], Objective], *, steps: int
+) -> list[str | None]:
+    """What the watch says of a run on synthetic scenes, every 20 steps."""
+    encoder = make_encoder()
+    objective, watch = made(encoder), CollapseWatch()
+    samples = WithNeighbours(scenes, within_km=5.0, seed=0)
+    held = images_of(encoder, collate([scenes[i] for i in range(0, 160, 2)]))
+    optimiser = torch.optim.AdamW(trainable(encoder, objective), lr=1e-3)
+    found: list[str | None] = []
+    for step in range(steps + 1):
+        if step % 20 == 0:
             with torch.no_grad():
-                images = images_of(encoder, others)
-                found = encoder(s1=images["image_s1"], s2=images["image_s2"])
-                said.append(watch.look(found.embedding))
-        losses = objective(encoder, batch, seeded(step))
+                found.append(watch.look(encode(encoder.eval(), held).embedding))
+            encoder.train()
+        draw = torch.randperm(160, generator=seeded(step))[:8].tolist()
+        losses = objective(encoder, collate([samples[i] for i in draw]), seeded(step))
         optimiser.zero_grad()
         losses["loss"].backward()
+        nn.utils.clip_grad_norm_(trainable(encoder, objective), 1.0)
         optimiser.step()
-    return said
+        objective.after_step(encoder, step, steps)
+    return found
 
 
-def test_a_run_that_collapses_says_so_and_a_sound_one_does_not():
-    """Without its variance term VICReg makes all embeddings one; that term prevents it."""
-    collapsed = run({"variance": 0.0, "covariance": 0.0})
-    assert collapsed[0] is None
-    assert collapsed[-1] is not None
-    assert "have collapsed: their spread went from" in collapsed[-1]
-    assert run({}) == [None] * 10
+@pytest.mark.parametrize(
+    "made", [simclr_without_negatives, byol_without_predictor, vicreg_without_variance]
+)
+def test_runs_that_are_made_to_collapse_say_so(made, scenes) -> None:
+    found = said(scenes, made, steps=200)
+    assert found[:3] == [None] * 3
+    assert found[-1] is not None
+    assert "have collapsed: their spread went from" in found[-1]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_sound_runs_of_every_objective_do_not(name, scenes) -> None:
+    assert said(scenes, lambda encoder: make(name, encoder), steps=80) == [None] * 5
 
 
 def test_one_low_look_is_not_a_collapse():
