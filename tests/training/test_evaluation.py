@@ -324,15 +324,22 @@ def test_reports_of_the_same_folds_are_compared_in_pairs(encoder, tmp_path) -> N
     assert report.metrics["paired"]
     rows = {r["row"]: r for r in report.metrics["rows"]}
     assert len(rows) == 3
-    statistics = rows["scores | band statistics | linear | 100 %"]
+    statistics = rows["scores / band statistics / linear / 100 %"]
     assert statistics["difference"] == statistics["low"] == statistics["high"] == 0
-    mine = rows["scores | better | linear | 100 %"]
+    mine = rows["scores / better / linear / 100 %"]
     want = second.rows[0].scores["accuracy"] - first.rows[0].scores["accuracy"]
     assert mine["difference"] == pytest.approx(want)
     evaluate(encoder, scenes(wrong=3), replace(protocol, seed=4), out_dir=tmp_path / "c")
     apart = compare(tmp_path / "a", tmp_path / "c")
     assert not apart.metrics["paired"]
     assert apart.metrics["rows"][2]["low"] < apart.metrics["rows"][2]["high"]
+    assert not any("different classes" in note for note in apart.notes)
+    names = {"class_names": ("w", "x", "y", "z"), "out_dir": tmp_path / "d"}
+    evaluate(encoder, scenes(), protocol, **names)
+    assert any("different classes" in n for n in compare(tmp_path / "a", tmp_path / "d").notes)
+    evaluate(encoder, scenes(), replace(protocol, task="segmentation"), out_dir=tmp_path / "e")
+    with pytest.raises(ReportError, match=r"decides by accuracy, .* by miou"):
+        compare(tmp_path / "a", tmp_path / "e")
     with pytest.raises(ReportError, match="no complete report"):
         compare(tmp_path / "a", tmp_path / "nowhere")
 

@@ -81,6 +81,10 @@ class _Stored:
     def encoders(self) -> set[str]:
         return set(self.report.facts["encoders"])
 
+    @property
+    def metric(self) -> str:
+        return str(self.report.metrics["headline"])
+
 
 def compare(before: str | Path, after: str | Path) -> Report:
     """Two written evaluations, row by row: after less before, with 95 % intervals.
@@ -94,9 +98,14 @@ def compare(before: str | Path, after: str | Path) -> Report:
         after: such a folder.
 
     Raises:
-        ReportError: no evaluation in a folder, or no row that both have.
+        ReportError: no evaluation in a folder, other scores, or no row that both have.
     """
     old, new = _stored(Path(before)), _stored(Path(after))
+    if old.metric != new.metric:
+        raise ReportError(
+            f"{before} decides by {old.metric}, {after} by {new.metric}; a difference of the two "
+            "means nothing. Compare evaluations of one kind of label."
+        )
     rename = _counterpart(old.encoders, new.encoders)
     paired = old.report.facts["fingerprint"] == new.report.facts["fingerprint"]
     rows: list[dict[str, Any]] = []
@@ -106,7 +115,7 @@ def compare(before: str | Path, after: str | Path) -> Report:
             found = _difference(old, new, twin, key, paired=paired)
             rows.append(
                 {
-                    "row": " | ".join(key),
+                    "row": " / ".join(key),
                     "before": old.scores[twin],
                     "after": score,
                     "difference": found.value,
@@ -127,6 +136,11 @@ def compare(before: str | Path, after: str | Path) -> Report:
         else "They differ in patches, folds, seeds or replicates: intervals take them as "
         "independent, and differences may come from the data."
     )
+    other = (
+        ("They scored different classes, so that differences say little.",)
+        if old.report.facts["classes"] != new.report.facts["classes"]
+        else ()
+    )
     renamed = (f"{rename[1]} is compared with {rename[0]}.",) if rename else ()
     return Report(
         title=f"{new.report.title}, compared with an earlier evaluation",
@@ -136,11 +150,11 @@ def compare(before: str | Path, after: str | Path) -> Report:
             Table.of(
                 "comparison",
                 rows,
-                title="After less before, with 95 % intervals",
+                title=f"{new.metric}, after less before, with 95 % intervals",
                 note="verdict: of the difference; same where the interval holds 0.",
             ),
         ),
-        notes=(how, *renamed),
+        notes=(how, *other, *renamed),
     )
 
 
