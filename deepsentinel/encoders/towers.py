@@ -106,7 +106,7 @@ class Towers(nn.Module):
 
     def _observed(self, channels: Tensor) -> Tensor:
         """Where each sensor was observed in any band, (B, sensors, H, W)."""
-        observed = torch.split(channels[:, channels.shape[1] // 2 :], self.counts, dim=1)
+        observed = torch.split(channels[:, channels.shape[1] // 2 :], list(self.counts), dim=1)
         return torch.cat([o.amax(dim=1, keepdim=True) for o in observed], dim=1)
 
     def _pooled(self, maps: Pyramid, seen: Tensor) -> Tensor:

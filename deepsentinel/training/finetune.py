@@ -10,6 +10,7 @@ import torch
 from deepsentinel.datasets.stream import DeepSentinelStream
 from deepsentinel.datasets.stream_loader import StreamLoader
 from deepsentinel.encoders.fusion import FusionEncoder
+from deepsentinel.encoders.published import PublishedEncoder
 from deepsentinel.errors import TrainingError
 from deepsentinel.heads.model import Model, load_weights
 from deepsentinel.training.finetuning.checkpoint import Row, RunFolder, State
@@ -325,10 +326,10 @@ def _identity(model: Model[Any]) -> dict[str, Any]:
 
 def _disown_scores(encoder: object) -> None:
     """Take from the card of an encoder that is about to change what will no longer be true."""
-    if isinstance(encoder, FusionEncoder):
+    if isinstance(encoder, FusionEncoder | PublishedEncoder):
         note = {"fine-tuned": "with deepsentinel.finetune, from the weights named here"}
         training = dict(encoder.card.training) | note
-        encoder.card = replace(encoder.card, scores=(), sha256="", training=training)
+        encoder.card = replace(encoder.card, scores=(), sha256="", proved_on="", training=training)
 
 
 def _result(

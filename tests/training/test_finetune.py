@@ -14,6 +14,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from deepsentinel.encoders.card import Card, Score
 from deepsentinel.encoders.fusion import FusionEncoder
+from deepsentinel.encoders.galileo import GalileoEncoder
 from deepsentinel.errors import (
     CheckpointError,
     ConfigError,
@@ -25,6 +26,7 @@ from deepsentinel.errors import (
 )
 from deepsentinel.heads.classification import Classifier
 from deepsentinel.heads.model import load_model
+from deepsentinel.heads.segmentation import Segmenter
 from deepsentinel.sample import collate
 from deepsentinel.training.evaluate import evaluate_model
 from deepsentinel.training.finetune import finetune
@@ -183,13 +185,23 @@ def test_a_changed_encoder_does_not_keep_the_scores_of_its_card(
 ) -> None:
     ours = model("linear")
     score = Score(task="probe", metric="accuracy", value=0.9)
-    ours.encoder.card = Card(name="tiny", scores=(score,), sha256="ab", training={"seed": "0"})
+    stated = {"scores": (score,), "sha256": "ab", "proved_on": "own weights"}
+    ours.encoder.card = Card(name="tiny", training={"seed": "0"}, **stated)
     for _ in range(2):  # the second call, on the same model, is no other run
         tune(ours, samples(4), samples(2, seed=1), tmp_path, epochs=1, freeze_encoder=freeze)
     card = load_model(tmp_path).encoder.card
     assert (card.name, card.training["seed"]) == ("tiny", "0")
     assert (card.scores, card.sha256) == (((score,), "ab") if freeze else ((), ""))
     assert ("fine-tuned" in card.training) != freeze
+    assert (card.proved_on == "own weights") == freeze
+
+
+def test_nor_does_one_of_published_weights(tmp_path, samples) -> None:
+    encoder = GalileoEncoder(width=32, depth=1, heads=2, card=Card(proved_on="published weights"))
+    changed = Segmenter(encoder, 3, "linear", class_names=("a", "b", "c"))
+    tune(changed, samples(4), samples(2, seed=1), tmp_path, epochs=1)
+    card = load_model(tmp_path).encoder.card
+    assert (card.proved_on, set(card.training)) == ("", {"fine-tuned"})
 
 
 def test_stops_early(tmp_path, model, samples) -> None:

@@ -31,5 +31,6 @@ def test_a_pretrained_encoder_goes_to_the_hub_with_its_card(
     found = deepsentinel.load_encoder(f"hf://user/mine@{commit}")
     assert (found.card.name, found.card.licence) == ("mine", "CC-BY-4.0")
     assert found.card.training["objective"] == "masked"
+    assert found.card.proved_on == ""  # whatever it began with was
     s1 = samples[0]["image_s1"][None]
     assert torch.equal(found(s1=s1).embedding, result.encoder(s1=s1).embedding)

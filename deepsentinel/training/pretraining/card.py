@@ -114,6 +114,7 @@ def final_card(
         limits=config.limits
         or f"It has seen {'; '.join(map(str, data))} and nothing else. {CAUTION}",
         sha256="",
+        proved_on="",
     )
 
 
