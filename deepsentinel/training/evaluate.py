@@ -28,7 +28,7 @@ from deepsentinel.training.evaluation.embed import (
     observed_patches,
     take,
 )
-from deepsentinel.training.evaluation.matrix import matrix_rows
+from deepsentinel.training.evaluation.matrix import check_matrix, matrix_rows
 from deepsentinel.training.evaluation.probe import fewshot_probe, probe, spatial_blocks
 from deepsentinel.training.evaluation.protocol import Protocol
 from deepsentinel.training.evaluation.report import evaluation_report
@@ -120,6 +120,8 @@ def evaluate(
     splits = _splits(dataset) if protocol.folds is None else None
     bench = Bench(dataset, units, protocol, splits=splits, blocks=blocks)
     who = subjects(encoders, twins=min(protocol.random_twins, protocol.seeds))
+    if "matrix" in protocol.parts:
+        check_matrix(bench, who)
     rows = _rows(bench, who, tell)
     facts |= {
         "classes": list(units.class_names),

@@ -9,6 +9,7 @@ import torch
 from deepsentinel import evaluate
 from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
+from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import LabelError, ReportError, TrainingError, UnknownNameError
 from deepsentinel.sample import PatchMeta
 from deepsentinel.training.evaluate import Protocol, compare
@@ -352,6 +353,13 @@ def test_what_cannot_be_evaluated_is_refused(encoder) -> None:
         evaluate(encoder, [s | {"meta": PatchMeta(id="a")} for s in scenes(12)], QUICK)
     with pytest.raises(TrainingError, match="no encoder"):
         evaluate({}, scenes(), QUICK)
+    matrix = replace(QUICK, parts=("scores", "matrix"))
+    blind = [{k: v for k, v in s.items() if k != "image_s2"} for s in scenes()]
+    with pytest.raises(TrainingError, match="Sentinel-2 observed nothing"):
+        evaluate(encoder, blind, matrix)
+    optical = {"eye": FusionEncoder("resnet10t", levels=(1,), s1_bands=())}
+    with pytest.raises(TrainingError, match="'eye' reads s2 only"):
+        evaluate(optical, scenes(), matrix)
     for wrong in ({"parts": ("score",)}, {"methods": ("svm",)}):
         with pytest.raises(UnknownNameError):
             replace(QUICK, **wrong)

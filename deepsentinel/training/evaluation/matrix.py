@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepsentinel.bands import SENSORS
+from deepsentinel.errors import TrainingError
 from deepsentinel.training.evaluation.bench import Answers, Bench, Row
 from deepsentinel.training.evaluation.conditions import Condition
 from deepsentinel.training.evaluation.curves import answered
@@ -58,6 +59,26 @@ def is_real(bench: Bench) -> bool:
     if bench.protocol.clouds != "auto":
         return bench.protocol.clouds == "real"
     return float((bench.units.hidden >= _GAP).mean()) >= _REAL_SHARE
+
+
+def check_matrix(bench: Bench, who: Sequence[Subject]) -> None:
+    """Whether the matrix can be measured, before anything is.
+
+    Raises:
+        TrainingError: an encoder reads one sensor only, or there is no Sentinel-2 in any patch.
+    """
+    for subject in who:
+        read = set(SENSORS if subject.encoder is None else subject.encoder.sensors)
+        if read != set(SENSORS):
+            raise TrainingError(
+                f"the matrix shows each sensor and both, but {subject.name!r} reads "
+                f"{' '.join(sorted(read))} only. Leave it, or matrix in parts, out."
+            )
+    if bool((bench.units.hidden >= 1).all()):
+        raise TrainingError(
+            "the matrix shows each sensor and both, but Sentinel-2 observed nothing in any patch. "
+            "Leave matrix out of parts."
+        )
 
 
 def matrix_rows(bench: Bench, who: Sequence[Subject], *, say: Say) -> tuple[Row, ...]:
