@@ -113,6 +113,8 @@ class TransferReport:
     wrong: tuple[Damage, ...]
     """Patches that are damaged where they lie, and are not in the copy."""
     seconds: float
+    repeated: int = 0
+    """Requests that failed for a while and were made again."""
 
     @property
     def ok(self) -> bool:
@@ -134,6 +136,8 @@ class TransferReport:
             lines.append(f"  there before: {bytes_words(self.already)}")
         if self.skipped:
             lines.append(f"  not asked for: {self.skipped} patches")
+        if self.repeated:
+            lines.append(f"  failed for a while and made again: {self.repeated} requests")
         if self.retried:
             lines.append(f"  damaged on the way and fetched again: {self.retried} patches")
         if self.wrong:
@@ -348,6 +352,7 @@ class _Download:
             already=already,
             requests=self._requests,
             retried=retried,
+            repeated=self.store.repeated,
             wrong=tuple(damages.values()),
             seconds=time.monotonic() - self._began,
         )
@@ -613,10 +618,11 @@ def _done_before(root: Path, store: Store, selection: Selection) -> TransferRepo
 def _report_before(record: Mapping[str, Any], root: Path) -> TransferReport:
     """What a finished run reported, for one that finds its work done."""
     names = [f.name for f in fields(TransferReport)]
-    facts = {k: record[k] for k in names} | {"wrong": tuple(Damage(**d) for d in record["wrong"])}
-    before = replace(TransferReport(**facts), dest=str(root))
+    facts = {name: record[name] for name in names if name in record}
+    wrong = tuple(Damage(**d) for d in record["wrong"])
+    before = replace(TransferReport(**facts), dest=str(root), wrong=wrong)
     moved = before.already + before.fetched
-    return replace(before, fetched=0, already=moved, requests=0, retried=0, seconds=0.0)
+    return replace(before, fetched=0, already=moved, requests=0, retried=0, repeated=0, seconds=0.0)
 
 
 def _changed(root: Path, store: Store) -> CorpusExistsError:

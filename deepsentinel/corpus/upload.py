@@ -132,6 +132,7 @@ class _Upload:
             already=already,
             requests=self._writes,
             retried=0,
+            repeated=self.source.repeated + self.target.repeated,
             wrong=(),
             seconds=time.monotonic() - self._began,
         )

@@ -215,6 +215,11 @@ class CachedStore:
         """The root of the store behind it."""
         return self._base.url
 
+    @property
+    def repeated(self) -> int:
+        """Requests that were made again."""
+        return self._base.repeated
+
     def under(self, generation: str) -> "CachedStore":
         """The same, with every file at one version: it must change when any file is replaced."""
         return CachedStore(self._base, self._cache, identity=self._identity, generation=generation)

@@ -21,6 +21,10 @@ class Store(Protocol):
     def url(self) -> str:
         """The root, for messages; free of secrets."""
 
+    @property
+    def repeated(self) -> int:
+        """Requests that failed for a while and were made again, by this process so far."""
+
     def read_range(self, path: str, start: int, size: int) -> bytes:
         """`size` bytes of a file from `start`."""
 

@@ -70,6 +70,7 @@ class RemoteStore:
             )
         self._pays = check_payer(family, self.url, requester_pays)
         self._client = _Client(self._open)
+        self.repeated = 0
 
     def __repr__(self) -> str:
         return f"RemoteStore({self.url!r}, requester_pays={self._pays!r}, options={self._options})"
@@ -83,6 +84,7 @@ class RemoteStore:
         self.__dict__.update(state)
         self._family = family_of(state.pop("_scheme"))
         self._client = _Client(self._open)
+        self.repeated = 0
 
     @property
     def url(self) -> str:
@@ -196,6 +198,7 @@ class RemoteStore:
                 raise lasting[0]
             if not clock.again():
                 raise _given_up(*errors[0], clock)
+            self.repeated += len(failed)
 
     def _try(self, jobs: Sequence[Job[T]], clock: Clock) -> "builtins.list[T | BaseException]":
         """One try of each; what went wrong comes back as a value, so that nothing is chained."""
