@@ -329,7 +329,7 @@ def _begin(loop: Loop, *, resume: bool) -> None:
 
 def _run(loop: Loop, *, progress: bool) -> None:
     config = loop.config
-    loop.probe = probe_of(config)
+    loop.probe = probe_of(config, loop.encoder)
     if rank() == 0:
         public = replace(config, storage_options=None, requester_pays=None)
         write_config(public, loop.folder.path / "config.yaml")

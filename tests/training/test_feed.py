@@ -75,6 +75,28 @@ def test_shares_hold_over_an_epoch_and_repeat_nothing_before_all_came() -> None:
     assert set(order[of == 1][:, 0]) == {0, 1}
 
 
+def test_batches_of_several_corpora_are_read_at_once_and_in_order(root: Path) -> None:
+    """Corpora give their part of a batch in one call, lists sample by sample; each in its place."""
+    asked: list[int] = []
+
+    class Counted(DeepSentinelDataset):
+        def __getitems__(self, indices):
+            asked.append(len(indices))
+            return super().__getitems__(indices)
+
+    how = {"bands": ("VV", "VH"), "labels": ()}
+    corpus, alone = Counted(root, None, **how), DeepSentinelDataset(root, None, **how)
+    few = [s | {"image_s1": s["image_s1"].repeat(1, 2, 2)} for s in numbered(8)]
+    feed = MapFeed([few, corpus], Framing(BOTH, turn=False), batch_size=12, seed=2)
+    order = [number for _, number in epoch_order([8, 40], [8 / 48, 40 / 48], seed=2, epoch=0)]
+    for place, (_, batch) in enumerate(islice(feed.batches(Position()), 4)):
+        for image, number in zip(batch["image_s1"], order[12 * place :], strict=False):
+            truth = few[number] if number < 8 else alone[number - 8]
+            torch.testing.assert_close(image, truth["image_s1"], equal_nan=True)
+    assert sum(asked) == 40
+    assert len(asked) == 4
+
+
 def test_a_patch_that_comes_twice_in_an_epoch_is_shown_differently() -> None:
     ramp = torch.arange(1024.0).reshape(1, 32, 32).repeat(2, 1, 1)
     sample = {"meta": PatchMeta(id="a"), "image_s1": ramp}

@@ -183,6 +183,7 @@ def test_the_encoder_is_saved_with_a_card_that_tells_where_it_is_from(
     (score,) = card.scores
     assert score.value == pytest.approx(probe.score(encoder), abs=1e-4)
     assert score.controls["band_stats"] == pytest.approx(probe.control, abs=1e-4)
+    assert score.sensors == "both"
     torch.manual_seed(4)
     untrained = FusionEncoder("convnext_atto", **TINY)
     assert score.controls["random"] == pytest.approx(probe.score(untrained), abs=1e-4)
@@ -434,7 +435,9 @@ def test_only_bands_that_the_encoder_reads_are_decoded(root: Path, tmp_path: Pat
         found = opened(config, str(root), encoder)
         dataset = found.dataset if stream else found
         assert dataset.bands == {"s2": ("B08", "B04")}
-    named = pretrain(root, out_dir=tmp_path / "a", **small(**how))
+    probed = {"probe": root, "probe_label": "landcover_class", "probe_patches": 16}
+    named = pretrain(root, out_dir=tmp_path / "a", **small(**how, **probed))
+    assert named.encoder.card.scores[0].sensors == "s2"
     whole = pretrain(DeepSentinelDataset(root, labels=()), out_dir=tmp_path / "b", **small(**how))
     assert named.curve("loss") == whole.curve("loss")
     with pytest.raises(ConfigError, match=r"reads s2: B08 B04;.*sensors=\['s1'\]"):

@@ -170,7 +170,7 @@ def _scores(config: PretrainConfig, log: Sequence[LogRow]) -> tuple[Score, ...]:
             task=str(last["probe"]),
             metric=str(last["metric"]),
             value=round(_number(last["knn"]), 4),
-            sensors=config.sensors[0] if len(config.sensors) == 1 else "both",
+            sensors=str(last.get("sensors", "both")),
             controls={
                 "band_stats": round(_number(last["knn_band_stats"]), 4),
                 before: round(_number(first["knn"]), 4),

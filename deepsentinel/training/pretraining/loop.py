@@ -216,6 +216,7 @@ class Loop:
             score = self.probe.score(self.kept)
         row: LogRow = {"step": self.done, "probe": self.probe.name, "metric": self.probe.metric}
         row.update({"knn": score, "knn_band_stats": self.probe.control})
+        row["sensors"] = self.probe.sensors
         self._note(row)
         self.said = f"{self.said.partition('  ')[0]}  kNN {score:.3f}"
 

@@ -1,10 +1,15 @@
 """Pictures of a run: what an objective draws, patch by patch."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
+
+GAP: Final = 2
+"""White pixels between pictures."""
 
 
 def sheet(pictures: Mapping[str, Tensor]) -> Figure:
@@ -21,7 +26,8 @@ def sheet(pictures: Mapping[str, Tensor]) -> Figure:
     figure = Figure(figsize=(1.4 * count, 1.5 * len(pictures)), layout="constrained")
     axes = figure.subplots(len(pictures), 1, squeeze=False)[:, 0]
     for axis, (name, images) in zip(axes, pictures.items(), strict=True):
-        beside = torch.cat(list(images.float().cpu().clamp(0, 1)), dim=-1)  # (3, H, B W)
+        apart = F.pad(images.float().cpu().clamp(0, 1), (0, GAP), value=1.0)
+        beside = torch.cat(list(apart), dim=-1)[..., :-GAP]  # (3, H, B (W + GAP))
         axis.imshow(beside.permute(1, 2, 0).numpy(), interpolation="nearest")
         axis.set(xticks=[], yticks=[], ylabel=name)
     return figure

@@ -190,7 +190,7 @@ def course_of(
     }
 
 
-def probe_of(config: PretrainConfig) -> Probe | None:
+def probe_of(config: PretrainConfig, encoder: FusionEncoder) -> Probe | None:
     """The probe, made by the process that will ask it."""
     if config.probe is None or rank() > 0:
         return None
@@ -201,7 +201,9 @@ def probe_of(config: PretrainConfig) -> Probe | None:
         config.probe, config.probe_split, sensors=config.sensors, labels=(label.name,), **access
     )
     name = f"{whole.info.name} {label.name}"
-    return Probe.of(Some(dataset, config.probe_patches), name=name, seed=config.seed)
+    shown = [s for s in dataset.sensors if s in encoder.sensors]
+    some = Some(dataset, config.probe_patches)
+    return Probe.of(some, name=name, sensors=shown, seed=config.seed)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What a pretraining says of itself while it runs: losses, speed, waiting, a probe, a collapse."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from deepsentinel.bands import SENSORS
 from deepsentinel.errors import TrainingError
 from deepsentinel.features import Encoder
 from deepsentinel.sample import IGNORE_INDEX, Sample
@@ -137,10 +138,20 @@ class Probe:
     metric: str
     control: float
     """The score of band statistics."""
+    sensors: str = "both"
+    """What the patches show: `s1`, `s2` or `both`."""
 
     @classmethod
-    def of(cls, dataset: Samples, *, name: str, seed: int = 0) -> "Probe":
+    def of(
+        cls, dataset: Samples, *, name: str, sensors: Sequence[str] = SENSORS, seed: int = 0
+    ) -> "Probe":
         """A probe on samples with `label`; what cannot work fails here, before the training.
+
+        Args:
+            dataset: samples with `label` and places.
+            name: of the data.
+            sensors: that the samples hold.
+            seed: decides the splits.
 
         Raises:
             TrainingError: no labels, no positions, or all patches in one place.
@@ -157,7 +168,8 @@ class Probe:
         how = (
             f"{NEIGHBOURS} nearest neighbours, {len(found.labels)} patches, {SPLITS} spatial splits"
         )
-        return cls(dataset, f"{name}, {how}", splits, metric, _score(found, splits))
+        shown = sensors[0] if len(sensors) == 1 else "both"
+        return cls(dataset, f"{name}, {how}", splits, metric, _score(found, splits), shown)
 
     def score(self, encoder: Encoder) -> float:
         """The mean score over the splits."""
