@@ -6,7 +6,6 @@ and `huggingface_hub` finds them.
 """
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 LEAST = 8 * 2**20
 """Bytes from which it is worth it; smaller files are fetched anew."""
@@ -45,9 +44,6 @@ def gather(
     found = get_hf_file_metadata(url, token=token)
     if found.etag is None or found.size is None or found.size < LEAST:
         return False
-    headers = build_hf_headers(token=token)
-    if urlsplit(found.location).netloc != urlsplit(url).netloc:  # a signed address wants no token
-        headers.pop("authorization", None)
     blob = storage(cache, repository) / "blobs" / found.etag
     part = blob.with_name(f"{blob.name}.part")
     blob.parent.mkdir(parents=True, exist_ok=True)
@@ -58,10 +54,10 @@ def gather(
             part.unlink(missing_ok=True)
         with part.open("ab") as file:
             http_get(
-                found.location,
+                url,  # not found.location: a signed address may expire while it is tried again
                 file,
                 resume_size=file.tell(),
-                headers=headers,
+                headers=build_hf_headers(token=token),
                 expected_size=found.size,
                 displayed_filename=Path(name).name,
             )
