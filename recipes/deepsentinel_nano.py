@@ -4,11 +4,9 @@
 
 A small ConvNeXt that reads both sensors at once learns what Galileo nano (arXiv 2502.09356, MIT)
 and Presto (arXiv 2304.14065, MIT) say of augmented crops (`nano_crops.py`), while sensors, bands
-and clouds are hidden from it. Many crops are shown with the radar of another, so that each half of
-the embedding is read from its own sensor; what one sensor tells of the other is learned by search
-among windows of one place (`nano_places.py`). Only `train` and `val` splits are read. Half of the
-BigEarthNet scene (by 10 km blocks), one terramesh place, one BigEarthNet pair and the WorldCereal
-site are kept out of training and scored at the end beside controls (`nano_scores.py`).
+and rectangles are hidden from it. Only `train` and `val` splits are read. Half of the BigEarthNet
+scene (by 10 km blocks), one terramesh place, one BigEarthNet pair and the WorldCereal site are kept
+out of training and scored at the end beside controls (`nano_scores.py`).
 
 A run that is killed goes on from its last checkpoint, to the same weights.
 """
@@ -35,7 +33,6 @@ from nano_crops import (
     labelled,
     training_pairs,
 )
-from nano_places import Places
 from nano_scores import measure
 from torch import Generator, Tensor, nn
 
@@ -46,15 +43,6 @@ SLIM = {"dims": [32, 64, 128, 256], "depths": [1, 1, 4, 1]}
 """ConvNeXt-atto made smaller, for 15 times the pixels per CPU-second of Galileo."""
 OPTICAL, RADAR = 80, 48
 """Components of the embedding that tell what the teachers say of Sentinel-2 and of Sentinel-1."""
-STRANGE = 0.4
-"""Share of crops that are shown with the radar of another one."""
-BENT = 0.25
-"""Share of crops with both sensors whose radar is bent beyond what can be told of it, so that the
-optical half learns to leave it alone; and as many the other way round."""
-GUESS = 0.1
-"""Weight of a half of the embedding whose own sensor is not shown."""
-WARMTH = 10.0
-"""By which cosines are multiplied in the search across sensors (InfoNCE, arXiv 1807.03748)."""
 NAN = float("nan")
 LIMITS = (
     "Use this offline, on a laptop, as a first baseline, where thousands of square kilometres must "
@@ -76,9 +64,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="corpora, crops, checkpoints (default: OUT-work)")
     parser.add_argument("--crops", type=int, default=10_000, help="of each of two lots")
     parser.add_argument(
-        "--joins", type=int, default=1000, help="step at which the second lot joins"
+        "--joins", type=int, default=4500, help="step at which the second lot joins"
     )
-    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--steps", type=int, default=7600)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -95,7 +83,7 @@ def main() -> None:
         minutes = distil(encoder, pairs, teachers, args, work)
         encoder.card = card(encoder, args, [len(p) for p in pairs], minutes)
     encoder.eval().card = replace(
-        encoder.card, limits=LIMITS, scores=measure(encoder, teachers, corpora, seed=args.seed)
+        encoder.card, scores=measure(encoder, teachers, corpora, seed=args.seed)
     )
     encoder.save_pretrained(args.out, dtype=torch.float16)
     print(f"saved {args.out}")
@@ -111,7 +99,6 @@ def untrained(seed: int) -> FusionEncoder:
         embed_dim=OPTICAL + RADAR,
         hidden=256,
         moments=True,
-        pool_sensors=True,
         backbone_options=SLIM,
     )
 
@@ -164,39 +151,24 @@ class Pupil(nn.Module):
         size, top, left = window
         at = slice(top, top + size), slice(left, left + size)
         cells = slice(top // CELL, (top + size) // CELL), slice(left // CELL, (left + size) // CELL)
-        part = shown(part, way, at, cells)
-        part, strange = mismatched(part, g)
-        both = observed(part.s1) & observed(part.s2)
-        part, no_radar, no_optics = bent(part, both, g)
-        s1, s2, no_s1, no_s2 = hidden(part.s1, part.s2, both, part.imagined, g)
+        s1, s2 = laid(part.s1.float(), way)[..., *at], laid(part.s2.float(), way)[..., *at]
+        said = laid(part.dense.float(), way)[..., *cells]
+        both = s1.isfinite().flatten(1).any(1) & s2.isfinite().flatten(1).any(1)
+        s1, s2, no_s1, no_s2 = hidden(s1, s2, both, part.imagined, g)
         features = self.encoder(s1=s1, s2=s2, check="never")
         found = features.embedding @ self.turn
-        unrelated = part.imagined | strange | no_radar | no_optics
-        guess = torch.where(unrelated, 0.0, GUESS)
-        told = torch.where(no_s2, guess, 1.0).masked_fill(no_optics, 0.0)
-        optical, radar = self.optical(part.optical), self.radar(part.radar).nan_to_num()
-        weight = torch.where(no_s1, guess, 1.0).masked_fill(no_radar, 0.0)
-        weight = torch.where(part.radar.isfinite().all(1), weight, 0.1)  # unknown: near the mean
-        loss = {
-            "optical": (apart(found[:, :OPTICAL], optical) * told).mean(),
-            "radar": (apart(found[:, OPTICAL:], radar) * weight).mean(),
-            "dense": 5 * (self._map_loss(features.maps, part.dense) * told).mean(),
-        }
+        whole = size == CROP
+        optical = self.optical(part.optical if whole else said.mean((2, 3)))
+        shown = torch.where(no_s2, torch.where(part.imagined, 0.0, 0.5), 1.0)
+        loss = {"optical": (apart(found[:, :OPTICAL], optical) * shown).mean()}
+        if whole:
+            radar = self.radar(part.radar).nan_to_num()
+            known = part.radar.isfinite().all(1)
+            weight = torch.where(no_s1, 0.5, 1.0).masked_fill(no_s1 & part.imagined, 0.0)
+            weight = torch.where(known, weight, 0.1)  # nothing known: stay near the mean
+            loss["radar"] = (apart(found[:, OPTICAL:], radar) * weight).mean()
+        loss["dense"] = 5 * (self._map_loss(features.maps, said) * shown).mean()
         return {"loss": torch.stack(list(loss.values())).sum(), **loss}
-
-    def search(self, s1: Tensor, s2: Tensor) -> Tensor:
-        """Cross entropy of finding the partner of each window by either sensor alone.
-
-        The optical half of what Sentinel-2 says stays the teachers'.
-        """
-        count = len(s1)
-        images = torch.cat((s1, s1 * NAN)), torch.cat((s2 * NAN, s2))
-        both = self.encoder(s1=images[0], s2=images[1], check="never").embedding @ self.turn
-        a, b = both.split(count)
-        b = torch.cat((b[:, :OPTICAL].detach(), b[:, OPTICAL:]), 1)
-        a, b = (F.normalize(x - x.mean(0), dim=1) for x in (a, b))
-        near, right = WARMTH * a @ b.T, torch.arange(count)
-        return (F.cross_entropy(near, right) + F.cross_entropy(near.T, right)) / 2
 
     def _map_loss(self, maps: tuple[Tensor, ...], said: Tensor) -> Tensor:
         target = (said - self.mean) / self.std
@@ -222,59 +194,10 @@ def laid(images: Tensor, way: int) -> Tensor:
     return around.flip(-1) if way >= 4 else around
 
 
-def observed(images: Tensor) -> Tensor:
-    """Which images hold anything."""
-    return images.isfinite().flatten(1).any(1)
-
-
-def shown(
-    part: Labelled, way: int, at: tuple[slice, slice], cells: tuple[slice, slice]
-) -> Labelled:
-    """A window of crops laid one of eight ways, and what the teachers say of it."""
-    dense, echo = (laid(m.float(), way)[..., *cells] for m in (part.dense, part.echo))
-    return replace(
-        part,
-        s1=laid(part.s1.float(), way)[..., *at],
-        s2=laid(part.s2.float(), way)[..., *at],
-        dense=dense,
-        echo=echo,
-        optical=dense.mean((2, 3)),
-        radar=echo.mean((2, 3)),
-    )
-
-
-def mismatched(part: Labelled, g: Generator) -> tuple[Labelled, Tensor]:
-    """Crops, some with the radar of another one and what the teachers say of that; which ones."""
-    count = len(part)
-    other = torch.randperm(count, generator=g)
-    strange = torch.rand(count, generator=g) < STRANGE
-    strange &= observed(part.s1)[other] & observed(part.s2)
-    mixed = replace(
-        part,
-        s1=torch.where(strange[:, None, None, None], part.s1[other], part.s1),
-        radar=torch.where(strange[:, None], part.radar[other], part.radar),
-        imagined=part.imagined & ~strange,
-    )
-    return mixed, strange
-
-
-def bent(part: Labelled, both: Tensor, g: Generator) -> tuple[Labelled, Tensor, Tensor]:
-    """Crops of which either sensor may be bent far off; whose radar was, and whose optics."""
-    draw = torch.rand(len(part), generator=g)
-    radar, optics = both & (draw < BENT), both & (draw > 1 - BENT)
-    level = 5 * torch.randn(len(part), 1, 1, 1, generator=g)
-    level = level + 2 * torch.randn(len(part), 2, 1, 1, generator=g)
-    light = 0.7 * torch.randn(len(part), 1, 1, 1, generator=g)
-    light = light + 0.3 * torch.randn(len(part), 12, 1, 1, generator=g)
-    s1 = torch.where(radar[:, None, None, None], (part.s1 + level).clamp(-50, 20), part.s1)
-    s2 = torch.where(optics[:, None, None, None], (part.s2 * light.exp()).clamp(0, 1.5), part.s2)
-    return replace(part, s1=s1, s2=s2), radar, optics
-
-
 def hidden(
     s1: Tensor, s2: Tensor, both: Tensor, imagined: Tensor, g: Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Both images with bands, clouds and sensors hidden, and which crops lost either sensor.
+    """Both images with bands, rectangles and sensors hidden, and which crops lost either sensor.
 
     Imagined radar is never shown together with the optical image that it was made of.
     """
@@ -285,22 +208,20 @@ def hidden(
     bands = torch.rand(count, 1, generator=g) < 0.35
     bands = bands & (torch.rand(count, 12, generator=g) < 0.6 * torch.rand(count, 1, generator=g))
     bands &= ~bands.all(1, keepdim=True)
-    cloudy = torch.rand(count, generator=g) < 0.45
-    hole = cloudy[:, None, None] & clouds(count, s2.shape[-1], g)
-    under = s2.masked_fill(bands[:, :, None, None] | hole[:, None], NAN)
-    s2 = torch.where(observed(under)[:, None, None, None], under, s2)
+    cloudy = torch.rand(count, generator=g) < 0.35
+    hole = cloudy[:, None, None] & span(count, s2.shape[-2], g)[:, :, None]
+    hole = hole & span(count, s2.shape[-1], g)[:, None, :]
+    s2 = s2.masked_fill(bands[:, :, None, None] | hole[:, None], NAN)
     s1 = s1.masked_fill(no_s1[:, None, None, None], NAN)
     return s1, s2.masked_fill(no_s2[:, None, None, None], NAN), no_s1, no_s2
 
 
-def clouds(count: int, size: int, g: Generator) -> Tensor:
-    """Round shapes that cover a tenth to nine tenths of each square, bool (count, size, size)."""
-    coarse = torch.randn(count, 1, 5, 5, generator=g)
-    field = F.interpolate(coarse, size=(size, size), mode="bicubic").flatten(1)
-    share = 0.1 + 0.8 * torch.rand(count, generator=g)
-    place = (share * (field.shape[1] - 1)).long()[:, None]
-    edge = field.sort(dim=1).values.gather(1, place)
-    return (field < edge).view(count, size, size)
+def span(count: int, length: int, g: Generator) -> Tensor:
+    """A stretch of a fifth to four fifths of the length a row, bool (count, length)."""
+    size = (0.2 + 0.6 * torch.rand(count, 1, generator=g)) * length
+    start = torch.rand(count, 1, generator=g) * (length - size)
+    place = torch.arange(length)[None]
+    return (place >= start) & (place < start + size)
 
 
 def distil(
@@ -317,7 +238,6 @@ def distil(
         pupil.parameters(), lr=args.lr, weight_decay=0.05, betas=(0.9, 0.99)
     )
     g = Generator().manual_seed(args.seed)
-    places = Places(pairs)
     path = work / "checkpoint.pt"
     step, seconds = 0, 0.0
     if path.is_file():
@@ -331,9 +251,6 @@ def distil(
         for group in optimiser.param_groups:
             group["lr"] = args.lr * rate(step, args.steps)
         losses = pupil(*batch(crops, args.batch, g), g)
-        if step % 2:
-            losses["search"] = pupil.search(*places.draw(g))
-            losses["loss"] = losses["loss"] + losses["search"]
         optimiser.zero_grad()
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(pupil.parameters(), 5.0)
@@ -358,11 +275,10 @@ def rate(step: int, steps: int) -> float:
 
 
 def batch(crops: Labelled, count: int, g: Generator) -> tuple[Labelled, int, tuple[int, int, int]]:
-    """Crops drawn at random, a way to lay them, and a window: whole, or smaller and twice as many."""
+    """Crops drawn at random, a way to lay them, and a window: whole, or a quarter, then twice as many."""
     way = int(torch.randint(8, (), generator=g))
-    draw = float(torch.rand((), generator=g))
-    size = CROP // 4 if draw < 0.15 else CROP // 2 if draw < 0.3 else CROP
-    small = size < CROP
+    small = bool(torch.rand((), generator=g) < 0.2)
+    size = CROP // 2 if small else CROP
     top, left = (
         int(torch.randint((CROP - size) // CELL + 1, (), generator=g)) * CELL for _ in range(2)
     )
@@ -426,8 +342,7 @@ def card(
             "data": f"whole patches: {seen}; made into {2 * args.crops} augmented crops of {CROP} px",
             "objective": (
                 "distillation of Galileo nano (patch 8) and Presto (squares of 8 px), of each "
-                "sensor on its own, with sensors, bands and clouds hidden and radar of other places "
-                "shown; search across sensors among windows of one place"
+                "sensor on its own, with sensors, bands and rectangles hidden"
             ),
             "recipe": "recipes/deepsentinel_nano.py",
             "steps": f"{args.steps} of {args.batch} crops, learning rate {args.lr:g}",
