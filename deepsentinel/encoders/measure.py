@@ -19,7 +19,7 @@ def macs_per_px(encoder: nn.Module, bands: Mapping[Sensor, Sequence[str]]) -> fl
         >>> from deepsentinel.encoders.fusion import FusionEncoder
         >>> encoder = FusionEncoder("convnext_atto")
         >>> macs_per_px(encoder, encoder.bands)
-        11901.875
+        11902.1875
     """
     device = next(encoder.parameters()).device
     inputs: dict[str, object] = {}
