@@ -5,8 +5,9 @@
 The bare way repeats objective and backward pass on one batch in memory; with "+ AdamW" the
 clipped optimiser step too. The loop reads the corpus with crops and turns in the same process,
 steps, logs every 50 steps, looks at the spread of embeddings every 100, and keeps a checkpoint at its
-end (not counted). CPU time of the process, one thread, the bare ways before and after each loop,
-medians over rounds; the goal is that data and bookkeeping cost at most 10 %. On a GPU wall time is
+end (not counted). A bare step is taken before each step of the loop, so that what else the machine
+does slows both alike. CPU time of the process, one thread, means of steps, medians over rounds; the
+goal is that data and bookkeeping cost at most 10 %. On a GPU wall time is
 taken. Then: peak memory of each way to save some, each in a process of its own, and the time of an
 epoch.
 """
@@ -17,8 +18,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -58,47 +58,52 @@ def clock() -> float:
     return time.process_time()
 
 
-class Timed(Objective):
-    """An objective that notes when it is called."""
+class Bare:
+    """Objective and backward pass of a network of its own on one batch in memory."""
 
-    def __init__(self, inner: Objective) -> None:
+    def __init__(self, args: argparse.Namespace, backbone: str, name: str) -> None:
+        self.encoder, self.objective = network(backbone, name)
+        device = torch.device("cuda" if CUDA else "cpu")
+        self.both = nn.ModuleList([self.encoder, self.objective]).to(device).train()
+        groups = parameter_groups(list(self.both), 0.05)
+        self.optimiser = torch.optim.AdamW(groups, lr=1e-4, fused=True)
+        self.batch = one_batch(args, self.encoder, device)
+        self.spent: dict[bool, list[float]] = {False: [], True: []}
+
+    def step(self, number: int) -> float:
+        """Seconds of a step, every other one with clipping and AdamW."""
+        started, optimise = clock(), number % 2 == 1
+        losses = self.objective(self.encoder, self.batch, torch.Generator().manual_seed(number))
+        losses["loss"].backward()
+        if optimise:
+            nn.utils.clip_grad_norm_(self.both.parameters(), 1.0)
+            self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.spent[optimise].append(clock() - started)
+        return self.spent[optimise][-1]
+
+
+class Timed(Objective):
+    """An objective of a loop that lets a bare network take a step before each of its own."""
+
+    def __init__(self, inner: Objective, bare: Bare) -> None:
         super().__init__()
-        self.inner = inner
-        self.calls: list[float] = []
+        self.inner, self.other = inner, [bare]  # in a list: it is no part of what is trained
+        self.ends: list[float] = []
+        self.borrowed = 0.0
 
     def forward(
         self, encoder: FusionEncoder, batch: Batch, generator: Generator
     ) -> dict[str, Tensor]:
-        self.calls.append(clock() if len(self.calls) in {LEFT_OUT, self.last} else 0.0)
+        self.ends.append(clock() - self.borrowed)
+        self.borrowed += self.other[0].step(len(self.ends))
         return self.inner(encoder, batch, generator)
-
-    last = 0
 
 
 def network(backbone: str, name: str) -> tuple[FusionEncoder, Objective]:
     torch.manual_seed(0)
     encoder = FusionEncoder(backbone)
     return encoder, make_objective(name, encoder)
-
-
-def bare(args: argparse.Namespace, backbone: str, name: str, *, optimise: bool) -> float:
-    """Seconds a step on one batch in memory."""
-    encoder, objective = network(backbone, name)
-    device = torch.device("cuda" if CUDA else "cpu")
-    both = nn.ModuleList([encoder, objective]).to(device).train()
-    optimiser = torch.optim.AdamW(parameter_groups(list(both), 0.05), lr=1e-4, fused=True)
-    batch = one_batch(args, encoder, device)
-    steps = max(10, args.steps // 4)
-    for step in range(LEFT_OUT + steps):
-        if step == LEFT_OUT:
-            started = clock()
-        generator = torch.Generator().manual_seed(step)
-        objective(encoder, batch, generator)["loss"].backward()
-        if optimise:
-            nn.utils.clip_grad_norm_(both.parameters(), 1.0)
-            optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-    return (clock() - started) / steps
 
 
 def one_batch(args: argparse.Namespace, encoder: FusionEncoder, device: torch.device) -> Batch:
@@ -109,23 +114,26 @@ def one_batch(args: argparse.Namespace, encoder: FusionEncoder, device: torch.de
     return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
-def loop(args: argparse.Namespace, backbone: str, name: str, folder: Path) -> tuple[float, float]:
-    """Seconds a step of the loop, and the share of the time that it waited for data."""
+def loop(args: argparse.Namespace, backbone: str, name: str) -> tuple[float, ...]:
+    """Seconds a step: bare, with AdamW, and of the loop."""
+    bare = Bare(args, backbone, name)
     encoder, inner = network(backbone, name)
-    objective = Timed(inner)
-    objective.last = LEFT_OUT + args.steps
-    result = pretrain(
-        args.corpus,
-        out_dir=folder,
-        encoder=encoder,
-        objective=objective,
-        **common(args),
-        steps=LEFT_OUT + args.steps + 1,
-        log_every=50,
-        precision="32-true",
-    )
-    seconds = (objective.calls[objective.last] - objective.calls[LEFT_OUT]) / args.steps
-    return seconds, result.curve("data_wait")[0][1]
+    objective = Timed(inner, bare)
+    with tempfile.TemporaryDirectory() as folder:
+        pretrain(
+            args.corpus,
+            out_dir=folder,
+            encoder=encoder,
+            objective=objective,
+            **common(args),
+            steps=LEFT_OUT + args.steps + 1,
+            log_every=50,
+            precision="32-true",
+        )
+    ends = objective.ends
+    seconds = (ends[LEFT_OUT + args.steps] - ends[LEFT_OUT]) / args.steps
+    few = LEFT_OUT // 2
+    return (*(mean(bare.spent[o][few:]) for o in (False, True)), seconds)
 
 
 def common(args: argparse.Namespace) -> dict[str, Any]:
@@ -161,26 +169,17 @@ def peak(job: Callable[[], object]) -> float:
 
 
 def speed(args: argparse.Namespace) -> None:
-    print(
-        "| backbone, objective | bare | + AdamW | loop | loop / bare | loop / + AdamW | Mpx/s | wait |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    print("| backbone, objective | bare | + AdamW | loop | loop / bare | loop / + AdamW | Mpx/s |")
+    print("|---|---|---|---|---|---|---|")
     for backbone in args.backbones:
         for name in args.objectives:
-            times: list[tuple[float, float, float, float]] = []
-            for _ in range(args.rounds):
-                with tempfile.TemporaryDirectory() as folder:
-                    before = [bare(args, backbone, name, optimise=o) for o in (False, True)]
-                    found = loop(args, backbone, name, Path(folder))
-                    after = [bare(args, backbone, name, optimise=o) for o in (True, False)]
-                ways = [(one + two) / 2 for one, two in zip(before, after[::-1], strict=True)]
-                times.append((ways[0], ways[1], *found))
-            a, b, c, wait = (median(t[i] for t in times) for i in range(4))
-            over = [median(t[2] / t[i] for t in times) for i in (0, 1)]
+            rounds = [loop(args, backbone, name) for _ in range(args.rounds)]
+            a, b, c = (median(times) for times in zip(*rounds, strict=True))
+            over = [median(times[2] / times[i] for times in rounds) for i in (0, 1)]
             pixels = args.batch * args.crop**2 / c / 1e6
             print(
                 f"| {backbone}, {name} | {a * 1e3:.0f} ms | {b * 1e3:.0f} ms | {c * 1e3:.0f} ms "
-                f"| {over[0]:.3f} | {over[1]:.3f} | {pixels:.2f} | {wait:.3f} |",
+                f"| {over[0]:.3f} | {over[1]:.3f} | {pixels:.2f} |",
                 flush=True,
             )
 
