@@ -8,6 +8,7 @@ import torch
 from deepsentinel import list_encoders, load_encoder
 from deepsentinel.encoders.card import PROOFS, Card
 from deepsentinel.encoders.galileo_card import NANO
+from deepsentinel.encoders.measure import macs_per_px
 from deepsentinel.encoders.presto_card import CARD as PRESTO
 from deepsentinel.errors import UnknownNameError, WeightsError
 from deepsentinel.zoo import load
@@ -34,6 +35,12 @@ def test_a_card_says_what_the_loaded_encoder_is(weights: dict[str, Path], name: 
     assert loaded.card == listed
     assert not loaded.training
     assert loaded.card.inputs.keys() == {"month", "lonlat"}
+
+
+def test_stated_costs_are_those_measured(weights: dict[str, Path]) -> None:
+    for name, file in {"deepsentinel-nano": None, **weights}.items():
+        encoder = load_encoder(name, weights=file)
+        assert encoder.card.macs_per_px == macs_per_px(encoder, encoder.bands), name
 
 
 def test_options_of_a_row(weights: dict[str, Path]) -> None:
