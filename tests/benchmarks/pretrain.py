@@ -97,7 +97,8 @@ class Timed(Objective):
     ) -> dict[str, Tensor]:
         self.ends.append(clock() - self.borrowed)
         self.borrowed += self.other[0].step(len(self.ends))
-        return self.inner(encoder, batch, generator)
+        losses: dict[str, Tensor] = self.inner(encoder, batch, generator)
+        return losses
 
 
 def network(backbone: str, name: str) -> tuple[FusionEncoder, Objective]:
