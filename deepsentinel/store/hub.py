@@ -62,14 +62,17 @@ class HubFiles(HTTPFileSystem):  # type: ignore[misc]  # fsspec is untyped to my
         return await asyncio.to_thread(self._tree, url)
 
     async def _pipe_file(self, url: str, value: bytes, **_: Any) -> None:
-        await asyncio.to_thread(
-            self._api.upload_file,
-            path_or_fileobj=value,
-            path_in_repo=self._inside(url),
-            repo_id=self._at["name"],
-            repo_type=self._at["type"],
-            revision=self._at["revision"],
-        )
+        try:
+            await asyncio.to_thread(
+                self._api.upload_file,
+                path_or_fileobj=value,
+                path_in_repo=self._inside(url),
+                repo_id=self._at["name"],
+                repo_type=self._at["type"],
+                revision=self._at["revision"],
+            )
+        except RuntimeError as error:  # of a large file; what happened is behind it
+            raise error.__cause__ or error from None
 
     def _tree(self, url: str) -> list[dict[str, Any]]:
         entries = self._api.list_repo_tree(
