@@ -70,7 +70,8 @@ def test_only_what_failed_is_fetched_again(cloud: Cloud) -> None:
     assert len(cloud.gets) == 9
 
 
-@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's, by httpx
+# A second upload of huggingface_hub's passes bytes to httpx in its old way.
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 @pytest.mark.parametrize("call", ["size", "exists", "list", "read", "write"])
 @pytest.mark.parametrize("kind", ["503", "reset", "short"])
 def test_every_call_is_tried_again(cloud: Cloud, call: str, kind: str) -> None:
