@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from processes import forked, ranks, status
 
 from deepsentinel.training.pretrain import pretrain
+from tests.training.processes import forked, ranks, status
 
 KILLED_AT = 7
 TINY = {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 16], "drop_path_rate": 0.2}

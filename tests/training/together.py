@@ -13,7 +13,6 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import torch
-from processes import ranks
 
 from deepsentinel.datasets.augment import Augment
 from deepsentinel.datasets.stream import DeepSentinelStream
@@ -25,6 +24,7 @@ from deepsentinel.heads.regression import Regressor
 from deepsentinel.heads.segmentation import Segmenter
 from deepsentinel.training.finetune import finetune
 from deepsentinel.training.finetuning.lora import LoRA
+from tests.training.processes import ranks
 
 
 def small():
