@@ -207,6 +207,10 @@ class _SlotTensor(Tensor):
         copied = memo[id(self)] = self.as_subclass(Tensor).clone()
         return copied
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Saved as an ordinary tensor, so that a file does not name this class."""
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
+
 
 def _tensor(memory: _Memory, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     data: NDArray[np.uint8] = np.asarray(_Lease(memory, prod(shape) * dtype.itemsize))
