@@ -141,6 +141,35 @@ def test_help_shows_an_example_that_starts_with_the_verb(cli, verb):
     assert "[bold]" not in shown.out
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_examples_of_the_help_keep_their_square_brackets(cli, verb):
+    [callback] = [c.callback for c in app.registered_commands if c.callback.__name__ == verb]
+    examples = re.findall(r"\[bold\](.*)\[/\]", callback.__doc__)
+    shown = " ".join(cli(verb, "--help").out.split())
+    assert examples
+    for example in examples:
+        assert example.replace("\\[", "[") in shown
+
+
+def test_tables_keep_square_brackets_of_names(cli, tmp_path):
+    info = CorpusInfo(
+        name="fields[2021]",
+        description="made of [x]",
+        sensors=("s1",),
+        bands={"s1": ("VV", "VH")},
+        patch_size=SIZE,
+        resolution_m=10,
+    )
+    with CorpusWriter(tmp_path / "corpus", info) as writer:
+        pixels = PatchPixels(s1=encode_s1(np.full((2, SIZE, SIZE), -9.0, np.float32)))
+        writer.add(PatchRecord(id="a", split="train[1]"), pixels)
+    for verb in ("info", "stats"):
+        assert "fields[2021]" in cli(verb, tmp_path / "corpus").out
+    shown = cli("info", tmp_path / "corpus").out
+    assert "made of [x]" in shown
+    assert "train[1]" in shown
+
+
 def test_version_and_no_arguments(cli):
     assert cli("--version").out.strip() == deepsentinel.__version__
     assert "Usage" in cli().out

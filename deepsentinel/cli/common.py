@@ -19,6 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from deepsentinel.errors import ConfigError, StoreError
 
@@ -93,13 +94,13 @@ def _without_nan(value: Any) -> Any:
 
 
 def rows_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """A table; the first column is never folded."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    """A table; the first column is never folded. Square brackets are no markup in it."""
+    table = Table(title=Text(title), title_justify="left", header_style="bold")
     for place, name in enumerate(header):
         first = place == 0
-        table.add_column(name, justify="left" if first else "right", no_wrap=first)
+        table.add_column(Text(str(name)), justify="left" if first else "right", no_wrap=first)
     for row in rows:
-        table.add_row(*(cell(v) for v in row))
+        table.add_row(*(Text(cell(v)) for v in row))
     return table
 
 

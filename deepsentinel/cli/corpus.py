@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from deepsentinel.cli.common import (
     ClientOptions,
@@ -59,11 +60,11 @@ def info(
         ("synthetic", "yes" if facts.synthetic else "no"),
         ("description", facts.description or None),
     ]
-    table = Table(title=f"{facts.name}, version {facts.version}", title_justify="left")
+    table = Table(title=Text(f"{facts.name}, version {facts.version}"), title_justify="left")
     table.add_column("fact")
     table.add_column("value", overflow="fold")
     for name, value in rows:
-        table.add_row(name, cell(value))
+        table.add_row(Text(name), Text(cell(value)))
     out.print(table)
     if opened.unfinished:
         out.print(

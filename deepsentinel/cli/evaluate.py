@@ -58,15 +58,15 @@ def evaluate(
     storage_option: ClientOptions = None,
     as_json: Json = False,
 ) -> None:
-    """Judge encoders beside band statistics and random weights: few labels, clouds, unseen classes.
+    r"""Judge encoders beside band statistics and random weights: few labels, clouds, unseen classes.
 
     Folds are spatial blocks, intervals are paired, choices are made on validation blocks.
 
     With --model: the scores of a fine-tuned model of any task on the test split.
 
-    Example: [bold]deepsentinel evaluate corpus/ --encoder deepsentinel-nano --set "parts=[scores, matrix]"[/]
+    Example: [bold]deepsentinel evaluate corpus/ --encoder galileo-nano --set "parts=\[scores, matrix]"[/]
 
-    Example: [bold]deepsentinel evaluate corpus/ --model finetune/ --set "sensors=[s1]"[/]
+    Example: [bold]deepsentinel evaluate corpus/ --model finetune/ --set "sensors=\[s1]"[/]
     """
     from deepsentinel.training.config import describe_config
     from deepsentinel.training.evaluation.protocol import Protocol
