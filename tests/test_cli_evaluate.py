@@ -2,9 +2,12 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -12,10 +15,12 @@ from deepsentinel.cli import main
 from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.encoders.fusion import FusionEncoder
+from deepsentinel.errors import LeakWarning
 from deepsentinel.heads.detection import Detector
 from deepsentinel.heads.segmentation import Segmenter
 from deepsentinel.training.evaluate import evaluate_model
 from deepsentinel.training.reports.report import read_report
+from deepsentinel.training.scoring.run import Scoring, run_scoring
 
 
 @pytest.fixture
@@ -86,6 +91,37 @@ def test_a_fine_tuned_model_is_scored(cli: Callable, tmp_path: Path) -> None:
     code, out, _ = cli("evaluate", "--keys", "--model", tmp_path / "model")
     assert "`split`" in out
     assert "cloud_shares" not in out
+
+
+@pytest.mark.parametrize("split", ["train", "null"])
+def test_scoring_what_was_learnt_from_is_a_warning(
+    cli: Callable, tmp_path: Path, split: str
+) -> None:
+    corpus = write_synthetic_corpus(tmp_path / "corpus", patches=12, patch_size=32)
+    model = Segmenter(FusionEncoder("resnet10t", levels=(1,), embed_dim=16), 8, "linear")
+    common = ("evaluate", corpus, "--model", model.save_pretrained(tmp_path / "model"))
+    common += ("--out", tmp_path / "report", "--set", f"split={split}", "--json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        code, _, err = cli(*common)
+    assert code == 0
+    assert "LeakWarning: " in err
+    assert "a model that learnt from it is asked what it knows" in err
+    assert cli(*common, "--set", "train_split=null")[0] == 0  # where a warning is an error
+
+
+def test_scoring_beside_what_was_learnt_from_is_a_warning(tmp_path: Path) -> None:
+    corpus = write_synthetic_corpus(tmp_path / "corpus", patches=12, patch_size=32)
+    index = corpus / "index.parquet"
+    table = pq.read_table(index)
+    for name in ("lon", "lat"):  # all patches on one place, whatever their split
+        place = table.schema.get_field_index(name)
+        same = pa.array([50.0] * len(table), table.schema.field(name).type)
+        table = table.set_column(place, table.schema.field(name), same)
+    pq.write_table(table, index)
+    model = Segmenter(FusionEncoder("resnet10t", levels=(1,), embed_dim=16), 8, "linear")
+    with pytest.warns(LeakWarning, match="patches of test lie on ground of train"):
+        run_scoring(str(model.save_pretrained(tmp_path / "model")), str(corpus), Scoring())
 
 
 def test_what_a_model_cannot_be_scored_on(cli: Callable, tmp_path: Path) -> None:

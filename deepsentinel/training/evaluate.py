@@ -28,6 +28,7 @@ from deepsentinel.training.evaluation.embed import (
     observed_patches,
     take,
 )
+from deepsentinel.training.evaluation.ground import ground_notes
 from deepsentinel.training.evaluation.matrix import check_matrix, matrix_rows
 from deepsentinel.training.evaluation.probe import fewshot_probe, probe, spatial_blocks
 from deepsentinel.training.evaluation.protocol import Protocol
@@ -96,6 +97,9 @@ def evaluate(
         TrainingError: too few blocks, patches or classes for the protocol.
         UnknownNameError, EncoderNotFoundError: a name that is not known.
 
+    Warns:
+        LeakWarning: test patches lie on ground that was learnt from.
+
     Example:
         >>> import tempfile
         >>> from deepsentinel import FusionEncoder
@@ -122,6 +126,7 @@ def evaluate(
     who = subjects(encoders, twins=min(protocol.random_twins, protocol.seeds))
     if "matrix" in protocol.parts:
         check_matrix(bench, who)
+    notes = ground_notes(bench, side_m=side_m) if (side_m := _side(dataset)) else ()
     rows = _rows(bench, who, tell)
     facts |= {
         "classes": list(units.class_names),
@@ -133,7 +138,9 @@ def evaluate(
         "seconds": round(time.perf_counter() - started, 1),
     }
     title = f"{', '.join(facts['encoders'])} on {facts['data']}"
-    found = Evaluation(rows=rows, report=evaluation_report(title, bench, who, rows, facts))
+    found = Evaluation(
+        rows=rows, report=evaluation_report(title, bench, who, rows, facts, notes=notes)
+    )
     if out_dir is not None:
         found.write(out_dir)
     return found
@@ -220,6 +227,13 @@ def _label(info: CorpusInfo, protocol: Protocol) -> LabelSpec:
             "`deepsentinel evaluate CORPUS --model FOLDER`, in a program by evaluate_model."
         )
     return pick_label(info, task)
+
+
+def _side(dataset: Samples) -> float | None:
+    """Side of a patch in metres, where that is known."""
+    if not isinstance(dataset, DeepSentinelDataset):
+        return None
+    return dataset.info.patch_size * dataset.info.resolution_m
 
 
 def _splits(dataset: Samples) -> list[str]:

@@ -31,8 +31,10 @@ def evaluation_report(
     who: Sequence[Subject],
     rows: Sequence[Row],
     facts: Mapping[str, Any],
+    *,
+    notes: Sequence[str] = (),
 ) -> Report:
-    """All results as tables, pictures and plain values."""
+    """All results as tables, pictures and plain values; `notes` are said beside its own."""
     parts = {name: [r for r in rows if r.key["part"] == name] for name in _PARTS}
     fused = comparisons(parts["matrix"])
     tables: list[Table] = []
@@ -57,7 +59,7 @@ def evaluation_report(
         facts=dict(facts),
         tables=tuple(t for t in tables if t.rows),
         pictures=(*pictures, *((_fold_map(bench),) if located else ())),
-        notes=_notes(bench, parts, fused),
+        notes=(*_notes(bench, parts, fused), *notes),
     )
 
 

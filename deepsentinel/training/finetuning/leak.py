@@ -33,6 +33,11 @@ class Leak:
     distance_m: float
     """Between the centres of that pair."""
 
+    @property
+    def random(self) -> bool:
+        """Whether nearly all are neighbours, as no split by block leaves them."""
+        return self.count >= FEWEST and self.neighbours >= RANDOM_SPLIT * self.count
+
 
 def find_leak(
     train: NDArray[np.float64], held_out: NDArray[np.float64], *, side_m: float
@@ -51,6 +56,18 @@ def find_leak(
         >>> find_leak(places, places[:1], side_m=640.0).overlapping
         1
     """
+    leak = closeness(train, held_out, side_m=side_m)
+    return leak if leak is not None and (leak.overlapping or leak.random) else None
+
+
+def closeness(
+    train: NDArray[np.float64], held_out: NDArray[np.float64], *, side_m: float
+) -> Leak | None:
+    """How held-out patches lie to those of train; arguments as for `find_leak`.
+
+    Returns:
+        `None` where the places of either are not known.
+    """
     from scipy.spatial import cKDTree
 
     known = [np.flatnonzero(np.isfinite(p).all(1)) for p in (train, held_out)]
@@ -61,9 +78,6 @@ def find_leak(
     overlapping = int((distances < OVERLAPPING * side_m).sum())
     neighbours = int((distances < NEIGHBOURS * side_m).sum())
     count, place = len(distances), int(distances.argmin())
-    random = count >= FEWEST and neighbours >= RANDOM_SPLIT * count
-    if not overlapping and not random:
-        return None
     pair = int(known[0][nearest[place]]), int(known[1][place])
     return Leak(overlapping, neighbours, count, *pair, float(distances[place]))
 
