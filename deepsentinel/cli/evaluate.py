@@ -1,5 +1,6 @@
 """`deepsentinel evaluate`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,11 +85,30 @@ def evaluate(
     if len(corpora) != 1:
         given = f"several corpora were given: {' '.join(corpora)}" if corpora else "no corpus given"
         raise ConfigError(f"{given}. Name one, or two reports with --compare.")
-    where = (corpora[0], file, sets or [], access(requester_pays, storage_option))
+    call = _Call(
+        corpus=corpora[0],
+        file=file,
+        sets=sets or [],
+        client=access(requester_pays, storage_option),
+        out_dir=out_dir,
+        as_json=as_json,
+    )
     if model is None:
-        _judge(encoder or ["deepsentinel-nano"], *where, out_dir=out_dir, as_json=as_json)
+        _judge(encoder or ["deepsentinel-nano"], call)
     else:
-        _score(model, *where, out_dir=out_dir, as_json=as_json)
+        _score(model, call)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """What was asked, be it of encoders or of a model."""
+
+    corpus: str
+    file: str | None
+    sets: list[str]
+    client: dict[str, Any]
+    out_dir: Path
+    as_json: bool
 
 
 def _compare(before: Path, after: Path, *, as_json: bool) -> None:
@@ -101,55 +121,37 @@ def _compare(before: Path, after: Path, *, as_json: bool) -> None:
         say(report.text())
 
 
-def _judge(
-    encoders: list[str],
-    corpus: str,
-    file: str | None,
-    sets: list[str],
-    client: dict[str, Any],
-    *,
-    out_dir: Path,
-    as_json: bool,
-) -> None:
+def _judge(encoders: list[str], call: _Call) -> None:
     from deepsentinel.training.config import read_config, write_config
     from deepsentinel.training.evaluate import evaluate
     from deepsentinel.training.evaluation.protocol import Protocol
 
-    protocol = read_config(Protocol, file, sets=sets)
+    protocol = read_config(Protocol, call.file, sets=call.sets)
     found = evaluate(
         encoders,
-        corpus,
+        call.corpus,
         protocol,
-        out_dir=out_dir,
+        out_dir=call.out_dir,
         say=lambda line: err.print(line, markup=False, highlight=False, soft_wrap=True),
-        **client,
+        **call.client,
     )
-    write_config(protocol, out_dir / "protocol.yaml")
-    if as_json:
+    write_config(protocol, call.out_dir / "protocol.yaml")
+    if call.as_json:
         print_json(found.report.to_json())
         return
     say(str(found))
-    say(f"\n{out_dir / 'report.html'}")
+    say(f"\n{call.out_dir / 'report.html'}")
 
 
-def _score(
-    model: str,
-    corpus: str,
-    file: str | None,
-    sets: list[str],
-    client: dict[str, Any],
-    *,
-    out_dir: Path,
-    as_json: bool,
-) -> None:
+def _score(model: str, call: _Call) -> None:
     from deepsentinel.training.config import read_config, write_config
     from deepsentinel.training.scoring.run import Scoring, run_scoring
 
-    scoring = read_config(Scoring, file, sets=sets)
-    scores = run_scoring(model, corpus, scoring, out_dir=out_dir, access=client)
-    write_config(scoring, out_dir / "scoring.yaml")
-    if as_json:
+    scoring = read_config(Scoring, call.file, sets=call.sets)
+    scores = run_scoring(model, call.corpus, scoring, out_dir=call.out_dir, access=call.client)
+    write_config(scoring, call.out_dir / "scoring.yaml")
+    if call.as_json:
         print_json(scores)
         return
-    print_scores(scores, f"{model} on {corpus}, split {scoring.split or 'all'}")
-    say(f"\n{out_dir / 'report.html'}")
+    print_scores(scores, f"{model} on {call.corpus}, split {scoring.split or 'all'}")
+    say(f"\n{call.out_dir / 'report.html'}")
