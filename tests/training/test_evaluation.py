@@ -105,6 +105,13 @@ def test_every_row_stands_beside_both_controls(encoder, tmp_path) -> None:
         found.row(method="linear")
 
 
+def test_a_budget_that_was_not_to_be_had_is_said(encoder) -> None:
+    scarce = replace(QUICK, methods=("knn",), shots=(2, 50), shares=(), seeds=1)
+    found = evaluate(encoder, scenes(), scarce)
+    [note] = [n for n in found.report.notes if n.startswith("Classes with too few")]
+    assert note.endswith(": '50 per class' came to 8 labels instead of 200.")
+
+
 def test_rows_are_means_over_seeds_of_pooled_predictions(encoder) -> None:
     samples = scenes()
     units = patch_units(samples, "abcd")

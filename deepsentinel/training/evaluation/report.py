@@ -307,6 +307,7 @@ def _notes(
         f"({unit}) and of seeds ({protocol.seeds}); all rows share the draws, so that "
         "differences are paired. Claim nothing inside them.",
     ]
+    found += _short_budgets(bench, parts["scores"])
     if blocks < FEW_BLOCKS:
         found.append(f"Only {blocks} blocks were tested: the intervals are rough at best.")
     if alone:
@@ -333,6 +334,20 @@ def _notes(
             )
         )
     return tuple(found)
+
+
+def _short_budgets(bench: Bench, rows: Sequence[Row]) -> list[str]:
+    """Numbers of labels a class that some class had not, of which it gave all."""
+    if bench.units.kind == "multi":
+        return []  # patches have several labels each: fewer of them may well do
+    wanted = {b.name: b.amount * bench.count for b in bench.protocol.budgets if b.kind == "shots"}
+    came = {r.key["labels"]: r.trained for r in rows}
+    short = [
+        f"{name!r} came to {came[name]:.4g} labels instead of {most:g}"
+        for name, most in wanted.items()
+        if came.get(name, most) < most
+    ]
+    return [f"Classes with too few labels gave all they had: {', '.join(short)}."] if short else []
 
 
 def _squares(protocol: Protocol) -> str:
