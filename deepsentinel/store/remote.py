@@ -69,22 +69,27 @@ class RemoteStore:
                 f"{family.login}."
             )
         self._pays = check_payer(family, self.url, requester_pays)
+        self._begin()
+
+    def _begin(self) -> None:
         self._client = _Client(self._open)
+        self._moving: dict[object, int] = {}
         self.repeated = 0
 
     def __repr__(self) -> str:
         return f"RemoteStore({self.url!r}, requester_pays={self._pays!r}, options={self._options})"
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {k: v for k, v in self.__dict__.items() if k not in {"_client", "_family"}}
+        state = {
+            k: v for k, v in self.__dict__.items() if k not in {"_client", "_family", "_moving"}
+        }
         query = self._query if starting_process() else ""  # the signature of a signed URL
         return {**state, "_scheme": self._family.schemes[0], "_query": query}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._family = family_of(state.pop("_scheme"))
-        self._client = _Client(self._open)
-        self.repeated = 0
+        self._begin()
 
     @property
     def url(self) -> str:
@@ -180,8 +185,15 @@ class RemoteStore:
 
     def _run(self, jobs: Sequence[tuple[str, Job[T]]], *, moved: int = 0) -> builtins.list[T]:
         """Every job, all at once, those that fail for now again until the policy's limits."""
+        call = object()
+        self._moving[call] = moved
+        try:
+            return self._until_done(jobs, self._retry.clock(lambda: sum([*self._moving.values()])))
+        finally:
+            del self._moving[call]
+
+    def _until_done(self, jobs: Sequence[tuple[str, Job[T]]], clock: Clock) -> builtins.list[T]:
         done: dict[int, T] = {}
-        clock = self._retry.clock(moved)
         while True:
             left = [k for k in range(len(jobs)) if k not in done]
             failed: dict[int, BaseException] = {}
@@ -202,13 +214,11 @@ class RemoteStore:
 
     def _try(self, jobs: Sequence[Job[T]], clock: Clock) -> "builtins.list[T | BaseException]":
         """One try of each; what went wrong comes back as a value, so that nothing is chained."""
-        patience = clock.patience
         try:
             fs = self._client.get()
             # The loop's own limit is a little longer: each job then reports its own time-out.
-            limit = patience + 5
             outcomes: builtins.list[T | BaseException] = sync(
-                fs.loop, _together, jobs, fs, patience, timeout=limit
+                fs.loop, together, jobs, fs, clock, timeout=max(0, clock.left) + 5
             )
         except Exception as error:  # noqa: BLE001 - whatever a client raises is explained by `_error`
             return [error] * len(jobs)
@@ -256,14 +266,15 @@ class _Client:
             return self._filesystem
 
 
-async def _together(
-    jobs: Sequence[Job[T]], fs: Any, patience: float
+async def together(
+    jobs: Sequence[Job[T]], fs: Any, clock: Clock
 ) -> "builtins.list[T | BaseException]":
+    """One try of each job, `AT_ONCE` at a time; the time of each begins when its turn comes."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(job: Job[T]) -> T:
         async with gate:
-            return await asyncio.wait_for(job(fs), patience)
+            return await asyncio.wait_for(job(fs), clock.patience)
 
     return await asyncio.gather(*(one(job) for job in jobs), return_exceptions=True)
 

@@ -5,7 +5,7 @@ from xml.etree import ElementTree as ET
 
 import requests
 
-from tests.servers.gate import Answer, Request
+from tests.servers.gate import PATIENCE_S, Answer, Request
 
 # moto asks who somebody is, and does not check it.
 SIGNED = {
@@ -43,17 +43,17 @@ class AmazonShelf:
 
     def __init__(self, endpoint: str, bucket: str) -> None:
         self._root = f"{endpoint}/{bucket}"
-        requests.put(self._root, headers=SIGNED, timeout=20).raise_for_status()
+        requests.put(self._root, headers=SIGNED, timeout=PATIENCE_S).raise_for_status()
 
     def put(self, path: str, data: bytes) -> None:
         """Store a file."""
         requests.put(
-            f"{self._root}/{quote(path)}", data=data, headers=SIGNED, timeout=20
+            f"{self._root}/{quote(path)}", data=data, headers=SIGNED, timeout=PATIENCE_S
         ).raise_for_status()
 
     def get(self, path: str) -> bytes:
         """The bytes of a file."""
-        found = requests.get(f"{self._root}/{quote(path)}", headers=SIGNED, timeout=20)
+        found = requests.get(f"{self._root}/{quote(path)}", headers=SIGNED, timeout=PATIENCE_S)
         found.raise_for_status()
         return found.content
 
@@ -63,7 +63,7 @@ class AmazonShelf:
             self._root,
             params={"list-type": "2", "prefix": prefix, "max-keys": "1000"},
             headers=SIGNED,
-            timeout=20,
+            timeout=PATIENCE_S,
         )
         found.raise_for_status()
         keys = ET.fromstring(found.content).iter(f"{NAMESPACE}Key")  # noqa: S314 - our own server
@@ -72,5 +72,5 @@ class AmazonShelf:
     def delete(self, path: str) -> None:
         """Remove a file."""
         requests.delete(
-            f"{self._root}/{quote(path)}", headers=SIGNED, timeout=20
+            f"{self._root}/{quote(path)}", headers=SIGNED, timeout=PATIENCE_S
         ).raise_for_status()

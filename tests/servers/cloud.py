@@ -106,23 +106,22 @@ class Cloud:
         match: str = "",
         methods: tuple[str, ...] = ("GET",),
         ranges_only: bool = False,
-        seconds: float = 0.0,
     ) -> Fault:
         """Something goes wrong from now on, with matching requests, until the end of the test.
 
         Args:
             kind: a status of 401, 403, 404, 429, 500, 503; `reset`; `short` (half the body, the length
-                says so), `cut` (half the body, the length does not), `flip` (one byte), or `delay`.
+                says so), `cut` (half the body, the length does not), `flip` (one byte), or `hold` (no
+                answer until the fault ends).
             times: how often; None for ever.
             match: part of the decoded path.
             methods: of which requests.
             ranges_only: only requests with a Range header.
-            seconds: of delay.
 
         Returns:
             The fault; as a context manager it ends with the block.
         """
-        fault = Fault(kind, times, match, methods, ranges_only, seconds)
+        fault = Fault(kind, times, match, methods, ranges_only)
         self.gate.faults.append(fault)
         return fault
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -17,7 +18,7 @@ from tests.servers.cloud import Cloud
 from tests.servers.gate import Forward, Gate, Refusal, Upstream, Wording, no_refusal, plain_wording
 from tests.servers.hub import Hub, HubShelf
 from tests.servers.hub import wording as hub_wording
-from tests.servers.processes import azurite_command, free_port, running
+from tests.servers.processes import azurite_command, running
 from tests.servers.static import StaticFiles
 
 if TYPE_CHECKING:
@@ -72,11 +73,10 @@ def gcs(server_folder: Path) -> Iterator[Cloud]:
     """Google Cloud Storage."""
     if find_spec("gcp_storage_emulator") is None:
         unavailable(f"gcp-storage-emulator is not installed: {TEST_EXTRA}")
-    port = free_port()
     command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host=127.0.0.1"]
-    command += [f"--port={port}", "--in-memory", "--quiet"]
+    command += ["--in-memory", "--quiet"]
     with (
-        running(command, port, server_folder / "gcs.log"),
+        running(lambda p: [*command, f"--port={p}"], server_folder / "gcs.log") as port,
         _gate(Forward(port), google.wording, google.refusal) as gate,
     ):
         shelf = google.GoogleShelf(f"http://127.0.0.1:{port}", BUCKET)
@@ -90,10 +90,9 @@ def s3(server_folder: Path) -> Iterator[Cloud]:
     for module in ("moto", "flask", "s3fs"):
         if find_spec(module) is None:
             unavailable(f"{module} is not installed: {TEST_EXTRA}")
-    port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1"]
     with (
-        running(command, port, server_folder / "s3.log"),
+        running(lambda p: [*command, "-p", str(p)], server_folder / "s3.log") as port,
         _gate(Forward(port), amazon.wording, amazon.refusal) as gate,
     ):
         shelf = amazon.AmazonShelf(f"http://127.0.0.1:{port}", BUCKET)
@@ -110,10 +109,10 @@ def azurite_port(server_folder: Path) -> Iterator[int]:
             "azurite is not there: run `npm install azurite` in a folder outside this one and set "
             "DEEPSENTINEL_AZURITE to its node_modules/azurite/dist/src/blob/main.js"
         )
-    port = free_port()
     options = ["--silent", "--disableTelemetry", "--inMemoryPersistence", "--skipApiVersionCheck"]
-    command = [*start, *options, "--blobHost", "127.0.0.1", "--blobPort", str(port)]
-    with running(command, port, server_folder / "azure.log"):
+    command = [*start, *options, "--blobHost", "127.0.0.1"]
+    log = server_folder / "azure.log"
+    with running(lambda p: [*command, "--blobPort", str(p)], log) as port:
         yield port
 
 
@@ -189,6 +188,9 @@ def hub_server(_hub_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Cloud:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     endpoint = _hub_cloud.gate.endpoint
+    # Its own retries stay, without the half minute of pauses that they take.
+    requests = importlib.import_module("huggingface_hub.utils._http")
+    monkeypatch.setattr(requests, "time", SimpleNamespace(sleep=lambda _: None))
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)

@@ -9,7 +9,6 @@ import socket
 import ssl
 import struct
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +21,9 @@ ANSWERS = ("401", "403", "404", "429", "500", "503")
 BODIES = ("short", "cut", "flip")
 """Faults that change the body: half of it with a matching length, half of it with the old length, one
 wrong byte in the middle."""
-FAULTS = (*ANSWERS, *BODIES, "reset", "delay")
+FAULTS = (*ANSWERS, *BODIES, "reset", "hold")
+PATIENCE_S = 600.0
+"""Seconds that something which must come may take on a machine that is busy; none is ever asserted."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,38 @@ class Fault:
     """Part of the path."""
     methods: tuple[str, ...] = ("GET",)
     ranges_only: bool = False
-    seconds: float = 0.0
+    held: list[Request] = field(default_factory=list)
+    """Requests that `hold` lets wait."""
+    _ended: bool = False
+    _turn: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.times = 0
+        self.end()
+
+    def end(self) -> None:
+        """Happen no more, and let go of what is held."""
+        with self._turn:
+            self.times, self._ended = 0, True
+            self._turn.notify_all()
+
+    def hold(self, request: Request) -> None:
+        """Return when the fault has ended."""
+        with self._turn:
+            self.held.append(request)
+            self._turn.notify_all()
+            self._turn.wait_for(lambda: self._ended)
+
+    def holds(self, *paths: str) -> bool:
+        """Wait until requests for all these paths are held at once; false where that never comes."""
+
+        def here() -> bool:
+            return all(any(path in request.path for request in self.held) for path in paths)
+
+        with self._turn:
+            return self._turn.wait_for(here, PATIENCE_S)
 
     def concerns(self, request: Request) -> bool:
         """Whether it happens to this request."""
@@ -140,6 +166,8 @@ class Gate:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
+        self.test = 0
+        """Which test since the beginning is running: what an earlier one began is not written down."""
         self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"gate": self}))
         if self.tls:
             self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
@@ -163,7 +191,10 @@ class Gate:
     def clear(self) -> None:
         """Forget requests, faults and demands."""
         with self._lock:
+            self.test += 1
             self.log.clear()
+            for fault in self.faults:
+                fault.end()
             self.faults.clear()
             self.demanding = False
 
@@ -171,8 +202,8 @@ class Gate:
         """The answer (None: reset), the fault that happened, and a stated length that is not true."""
         fault = self._happening(request)
         kind = fault.kind if fault else None
-        if fault and kind == "delay":
-            time.sleep(fault.seconds)
+        if fault and kind == "hold":
+            fault.hold(request)
         if kind == "reset":
             return None, kind, None
         if kind in ANSWERS:
@@ -183,10 +214,11 @@ class Gate:
             return _damaged(answer, kind), kind, len(answer.body) if kind == "cut" else None
         return answer, None if kind in BODIES else kind, None
 
-    def remember(self, request: Request) -> None:
-        """Write a request into the log."""
+    def remember(self, request: Request, test: int) -> None:
+        """Write a request into the log of the test that it arrived in."""
         with self._lock:
-            self.log.append(request)
+            if test == self.test:
+                self.log.append(request)
 
     def _happening(self, request: Request) -> Fault | None:
         with self._lock:
@@ -206,7 +238,7 @@ class Forward:
 
     def __call__(self, request: Request, body: bytes) -> Answer:
         """The server's answer, whole."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         try:
             connection.putrequest(
                 request.method, request.target, skip_host=True, skip_accept_encoding=True
@@ -270,11 +302,12 @@ class _Handler(BaseHTTPRequestHandler):
             target=self.path,
             sent=len(body),
         )
+        test = self.gate.test
         answer, fault, length = self.gate.answer(request, body)
         seen = replace(request, fault=fault)
         if answer is not None:
             seen = replace(seen, status=answer.status, received=len(answer.body))
-        self.gate.remember(seen)
+        self.gate.remember(seen, test)
         if answer is None:
             self._reset()
         else:

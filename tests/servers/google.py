@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import requests
 
-from tests.servers.gate import Answer, Request
+from tests.servers.gate import PATIENCE_S, Answer, Request
 
 JSON = {"Content-Type": "application/json; charset=UTF-8"}
 MESSAGES = {
@@ -41,7 +41,7 @@ class GoogleShelf:
 
     def __init__(self, endpoint: str, bucket: str) -> None:
         self._endpoint, self._bucket = endpoint, bucket
-        made = requests.post(f"{endpoint}/storage/v1/b", json={"name": bucket}, timeout=20)
+        made = requests.post(f"{endpoint}/storage/v1/b", json={"name": bucket}, timeout=PATIENCE_S)
         made.raise_for_status()
 
     def put(self, path: str, data: bytes) -> None:
@@ -51,25 +51,25 @@ class GoogleShelf:
             params={"uploadType": "media", "name": path},
             data=data,
             headers={"Content-Type": "application/octet-stream"},
-            timeout=20,
+            timeout=PATIENCE_S,
         ).raise_for_status()
 
     def get(self, path: str) -> bytes:
         """The bytes of a file."""
-        found = requests.get(self._object(path), params={"alt": "media"}, timeout=20)
+        found = requests.get(self._object(path), params={"alt": "media"}, timeout=PATIENCE_S)
         found.raise_for_status()
         return found.content
 
     def names(self, prefix: str = "") -> list[str]:
         """Every file whose path starts so, sorted."""
         url = f"{self._endpoint}/storage/v1/b/{self._bucket}/o"
-        found = requests.get(url, params={"prefix": prefix}, timeout=20)
+        found = requests.get(url, params={"prefix": prefix}, timeout=PATIENCE_S)
         found.raise_for_status()
         return sorted(item["name"] for item in found.json().get("items", []))
 
     def delete(self, path: str) -> None:
         """Remove a file."""
-        requests.delete(self._object(path), timeout=20).raise_for_status()
+        requests.delete(self._object(path), timeout=PATIENCE_S).raise_for_status()
 
     def _object(self, path: str) -> str:
         return f"{self._endpoint}/storage/v1/b/{self._bucket}/o/{quote(path, safe='')}"

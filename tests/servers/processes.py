@@ -5,11 +5,12 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-START_SECONDS = 60
+PORTS = 5
+"""Ports that are tried before a server is given up."""
 
 
 def azurite_command() -> list[str] | None:
@@ -29,31 +30,48 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], port: int, log: Path) -> Iterator[tuple[str, int]]:
-    """A server process for as long as the block lasts; its host and port once it listens."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=log.parent
-        )
-    try:
-        _wait(process, port, log)
-        yield ("127.0.0.1", port)
-    finally:
-        process.terminate()
+def running(command: Callable[[int], Sequence[str]], log: Path) -> Iterator[int]:
+    """A server process for as long as the block lasts; the port that it listens on.
+
+    Args:
+        command: how to start it on a port; asked again where another program took that port first.
+        log: where its words go.
+    """
+    for _ in range(PORTS):
+        port = free_port()
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command(port),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=log.parent,
+            )
         try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            if _listens(process, port):
+                yield port
+                return
+        finally:
+            _end(process)
+    raise RuntimeError(f"{process.args} does not listen on {port}:\n{log.read_text()[-2000:]}")
 
 
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until it does; false where it ended before."""
+    while process.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
             time.sleep(0.05)
         else:
-            return
-    raise RuntimeError(f"{process.args} does not listen on {port}:\n{log.read_text()[-2000:]}")
+            return process.poll() is None
+    return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -28,7 +28,7 @@ class StaticFiles:
         headers = {
             "Accept-Ranges": "bytes",
             "Content-Type": "application/octet-stream",
-            "ETag": f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"',
+            "ETag": f'"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"',
         }
         with path.open("rb") as file:
             return ranged(
@@ -42,7 +42,9 @@ class StaticFiles:
         """Store a file."""
         file = self._folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
+        new = file.with_name(f"{file.name}.new")  # another inode: the clock of files ticks slowly
+        new.write_bytes(data)
+        new.replace(file)
 
     def get(self, path: str) -> bytes:
         """The bytes of a file."""

@@ -1,9 +1,8 @@
-"""What clouds and networks do on bad days: the right bytes or the right error, in bounded time."""
+"""What clouds and networks do on bad days: the right bytes or the right error, after so many tries."""
 
 import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,27 +24,18 @@ from deepsentinel.store import Store, open_store
 from deepsentinel.store.retry import Retry
 from tests.servers.cloud import Cloud
 
-QUICK = Retry(attempts=4, deadline_s=5, attempt_s=2, backoff_s=0.01)
-BOUND_S = 15.0
-"""More than the deadline, because this machine may be busy; far less than what the clients do alone."""
+FOUR = Retry(attempts=4, deadline_s=6000, attempt_s=600, backoff_s=0.01)
+"""Ends by its tries alone, however busy the machine is that it runs on."""
 DATA = bytes(range(256)) * 40
 ALL = ("GET", "HEAD", "POST", "PUT")
 
 
-@contextmanager
-def bounded() -> Iterator[None]:
-    """The block ends in time."""
-    begun = time.monotonic()
-    yield
-    assert time.monotonic() - begun < BOUND_S
-
-
 def opened(cloud: Cloud) -> Store:
-    """A store of one file, whose client has been made, with the quick policy."""
+    """A store of one file, whose client has been made, with the policy of four tries."""
     cloud.put("faults/a.bin", DATA)
     store = open_store(cloud.url("faults"), storage_options=cloud.storage_options)
     assert store.read_range("a.bin", 0, 1) == DATA[:1]
-    store._retry = QUICK  # only now: on a busy machine botocore takes seconds to be loaded
+    store._retry = FOUR
     cloud.forget()
     return store
 
@@ -53,13 +43,23 @@ def opened(cloud: Cloud) -> Store:
 # ---------------------------------------------------------------- once
 
 
-@pytest.mark.parametrize("kind", ["503", "429", "500", "reset", "short", "cut", "delay"])
+@pytest.mark.parametrize("kind", ["503", "429", "500", "reset", "short", "cut"])
 def test_once(cloud: Cloud, kind: str) -> None:
     store = opened(cloud)
-    cloud.fault(kind, match="a.bin", seconds=0.1)
-    with bounded():
-        assert store.read_range("a.bin", 100, 5000) == DATA[100:5100]
-    assert [r.fault for r in cloud.gets] == ([kind] if kind == "delay" else [kind, None])
+    cloud.fault(kind, match="a.bin")
+    assert store.read_range("a.bin", 100, 5000) == DATA[100:5100]
+    assert [r.fault for r in cloud.gets] == [kind, None]
+
+
+def test_a_late_answer_is_an_answer(cloud: Cloud) -> None:
+    store = opened(cloud)
+    with cloud.fault("hold", match="a.bin") as fault, ThreadPoolExecutor() as pool:
+        reading = pool.submit(store.read_range, "a.bin", 100, 5000)
+        assert fault.holds("a.bin")
+        assert not reading.done()
+        fault.end()
+        assert reading.result() == DATA[100:5100]
+    assert [r.fault for r in cloud.gets] == ["hold"]
 
 
 def test_only_what_failed_is_fetched_again(cloud: Cloud) -> None:
@@ -86,8 +86,7 @@ def test_every_call_is_tried_again(cloud: Cloud, call: str, kind: str) -> None:
     store = opened(cloud)
     cloud.fault(kind, methods=ALL)
     arguments = {"list": ("",), "write": ("b.bin", b"written")}
-    with bounded():
-        found = getattr(store, call)(*arguments.get(call, ("a.bin",)))
+    found = getattr(store, call)(*arguments.get(call, ("a.bin",)))
     if call == "write":
         assert cloud.get("faults/b.bin") == b"written"
     elif call == "list":
@@ -104,7 +103,7 @@ def test_every_call_is_tried_again(cloud: Cloud, call: str, kind: str) -> None:
 def test_for_ever(cloud: Cloud, kind: str) -> None:
     store = opened(cloud)
     cloud.fault(kind, times=None, match="a.bin", ranges_only=True)
-    with bounded(), pytest.raises(StoreError) as caught:
+    with pytest.raises(StoreError) as caught:
         store.read_range("a.bin", 100, 5000)
     assert f"{cloud.url('faults')}/a.bin" in str(caught.value)
     assert isinstance(caught.value, TransientError) or kind == "short"
@@ -113,14 +112,16 @@ def test_for_ever(cloud: Cloud, kind: str) -> None:
             "truncated: asked for 5000 bytes from 100, found [0-9]+", str(caught.value)
         )
     # aiohttp asks once more by itself where a connection that it kept was closed, and azure's client
-    # goes on from where a body broke off.
-    assert len([r for r in cloud.gets if r.range]) <= 2 * QUICK.attempts
+    # goes on twice from where a body broke off.
+    assert "after 4 tries" in str(caught.value)
+    assert len([r for r in cloud.gets if r.range]) <= 3 * FOUR.attempts
 
 
 def test_a_server_that_never_answers(cloud: Cloud) -> None:
     store = opened(cloud)
-    cloud.fault("delay", times=None, match="a.bin", seconds=9.0)
-    with bounded(), pytest.raises(TransientError, match=r"a\.bin could not be reached"):
+    store._retry = replace(FOUR, attempt_s=0.3)
+    cloud.fault("hold", times=None, match="a.bin")
+    with pytest.raises(TransientError, match=r"a\.bin could not be reached.*after 4 tries"):
         store.read_range("a.bin", 0, 10)
 
 
@@ -136,7 +137,7 @@ def test_no_answer_is_never_taken_for_no(
     store = opened(cloud)
     cloud.fault(kind, times=None, methods=ALL)
     arguments = {"list": ("",), "write": ("a.bin", b"1")}
-    with bounded(), pytest.raises(expected):
+    with pytest.raises(expected):
         getattr(store, call)(*arguments.get(call, ("a.bin",)))
     assert cloud.get("faults/a.bin") == DATA
 
@@ -148,7 +149,7 @@ def test_no_answer_is_never_taken_for_no(
 def test_expired_credentials(cloud: Cloud, kind: str) -> None:
     store = opened(cloud)
     cloud.fault(kind, times=None, methods=ALL)
-    with bounded(), pytest.raises(NotAuthorisedError, match="storage_options") as caught:
+    with pytest.raises(NotAuthorisedError, match="storage_options") as caught:
         store.read_range("a.bin", 0, 10)
     assert not isinstance(caught.value, RequesterPaysError)
     assert f"{cloud.url('faults')}/a.bin" in str(caught.value)
@@ -186,8 +187,7 @@ def test_a_sample_survives(cloud: Cloud, local_root: Path, kind: str) -> None:
     _ = corpus.record(2)
     cloud.forget()
     cloud.fault(kind, match="data.zarr/s2")
-    with bounded():
-        patch = corpus.read(2)
+    patch = corpus.read(2)
     assert np.array_equal(patch.s1, here.s1)
     assert np.array_equal(patch.s2, here.s2)
     pixels = [r for r in cloud.gets if "data.zarr/s2" in r.path]
@@ -197,10 +197,11 @@ def test_a_sample_survives(cloud: Cloud, local_root: Path, kind: str) -> None:
 def test_sensors_travel_together(cloud: Cloud, local_root: Path) -> None:
     corpus = Corpus(published(cloud, local_root), storage_options=cloud.storage_options)
     _ = corpus.read(0)
-    cloud.fault("delay", times=None, match="data.zarr", seconds=0.5)
-    begun = time.monotonic()
-    _ = corpus.read(1)
-    assert 0.5 <= time.monotonic() - begun < 0.95, "one after the other takes a second"
+    with cloud.fault("hold", times=None, match="data.zarr") as fault, ThreadPoolExecutor() as pool:
+        reading = pool.submit(corpus.read, 1)
+        assert fault.holds("data.zarr/s1", "data.zarr/s2"), "neither waits for the other's answer"
+        fault.end()
+        assert np.array_equal(reading.result().s2, Corpus(local_root).read(1).s2)
 
 
 @pytest.mark.parametrize(("array", "patch"), [("s1", 0), ("s2", 3), ("landcover", 1)])
@@ -213,7 +214,7 @@ def test_a_byte_that_stays_wrong_is_named(
     number = int(corpus.rows("train")[patch % len(data)])
     name = corpus.record(number).id
     cloud.fault("flip", times=None, match=f"data.zarr/{array}")
-    with bounded(), pytest.raises(CorruptCorpusError) as caught:
+    with pytest.raises(CorruptCorpusError) as caught:
         _ = data[patch % len(data)]
     for part in (url, f"data.zarr/{array}", repr(name)):
         assert part in str(caught.value)
@@ -225,10 +226,9 @@ def test_damage_on_opening(cloud: Cloud, local_root: Path, file: str, kind: str)
     url = published(cloud, local_root)
     here = Corpus(local_root)
     cloud.fault(kind, match=file, ranges_only=True)
-    with bounded():
-        corpus = Corpus(url, storage_options=cloud.storage_options)
-        assert corpus.info == here.info
-        assert corpus.index.equals(here.index)
+    corpus = Corpus(url, storage_options=cloud.storage_options)
+    assert corpus.info == here.info
+    assert corpus.index.equals(here.index)
 
 
 def test_verify_names_what_is_wrong(cloud: Cloud, local_root: Path) -> None:
