@@ -207,8 +207,15 @@ def test_a_worker_may_save_it() -> None:
         assert intact(loaded, number)
 
 
+def told(child: Any, answer: Any) -> Any:
+    """What a child said before it ended."""
+    child.join()
+    assert child.exitcode == 0
+    return answer.get_nowait()
+
+
 def _look(tensor: Tensor, number: int, go: Any, answer: Any) -> None:
-    go.wait(20)
+    go.wait()
     answer.put(intact(tensor, number))
 
 
@@ -224,8 +231,7 @@ def test_a_forked_child_sees_what_was_there_when_it_began() -> None:
     for other in batches:  # would fill the memory again many times
         assert intact(other["image"], other["number"])
     go.set()
-    assert answer.get(timeout=20)
-    child.join()
+    assert told(child, answer)
 
 
 def _drop(held: list[Tensor], answer: Any) -> None:
@@ -242,8 +248,7 @@ def test_what_a_forked_child_drops_is_still_held_here() -> None:
     held = [next(batches)["image"] for _ in range(2)]
     child = context.Process(target=_drop, args=(held, answer))
     child.start()
-    assert answer.get(timeout=20) == "dropped"
-    child.join()
+    assert told(child, answer) == "dropped"
     for other in batches:
         assert intact(other["image"], other["number"])
     assert intact(held[0], 0)
@@ -264,8 +269,7 @@ def test_it_may_be_passed_on() -> None:
     queue.put(next(batches)["image"])
     for other in batches:
         assert intact(other["image"], other["number"])
-    assert answer.get(timeout=60)
-    child.join()
+    assert told(child, answer)
 
 
 def of_any_size(samples: list[int]) -> dict[str, Any]:

@@ -150,7 +150,9 @@ def _pinned(place: Repository, access: Access) -> Repository:
     hub = HfApi(token=access.token)
     try:
         info = _retried(
-            lambda: hub.model_info(place.name, revision=revision, timeout=10),
+            lambda: hub.model_info(
+                place.name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
+            ),
             str(place),
             tries=1 if known else len(PAUSES_S) + 1,
         )

@@ -308,8 +308,9 @@ def test_reads_in_another_process(tiny_corpus, method):
     queue = context.Queue()
     process = context.Process(target=_child, args=(corpus, queue))
     process.start()
-    assert queue.get(timeout=120) == wanted
     process.join()
+    assert process.exitcode == 0
+    assert queue.get_nowait() == wanted
 
 
 def test_threads_do_not_disturb_each_other(tiny_corpus, make_patch):

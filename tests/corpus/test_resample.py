@@ -36,7 +36,7 @@ def slow_bilinear(values, y, x):
     return total / weights if weights > 0 else np.nan
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 9999), scale=st.sampled_from([2, 6]), holes=st.floats(0, 0.5))
 def test_bilinear_is_the_slow_loop(seed, scale, holes):
     rng = np.random.default_rng(seed)

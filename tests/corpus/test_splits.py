@@ -23,7 +23,7 @@ def test_one_place_is_one_block_in_any_projection():
     assert len({block_of(lon, lat, patch_id="p") for lon, lat in places}) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lat=st.floats(-84, 84), lon=st.floats(-179, 179), block_m=st.sampled_from([2000.0, 10_000.0])
 )
@@ -36,7 +36,7 @@ def test_blocks_are_as_large_as_asked(lat, lon, block_m):
     assert block_of(east, lat, patch_id="p", block_m=block_m) != here
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=3, max_size=120),
     seed=st.integers(0, 99),

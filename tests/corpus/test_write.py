@@ -61,7 +61,7 @@ def test_the_same_patches_give_the_same_bytes(tmp_path, write_corpus):
 def test_a_crash_at_any_call_changes_nothing_in_the_end(tmp_path):
     """Killed in the middle of a write, disk full, Ctrl-C: at every call that changes the disk."""
     driver = python(Path(__file__).with_name("crash_driver.py"), tmp_path, stdout=subprocess.PIPE)
-    out, _ = driver.communicate(timeout=290)
+    out, _ = driver.communicate()
     assert driver.returncode == 0
     survived = re.fullmatch(rb"survived a crash at each of (\d+) calls\n", out)
     assert survived
@@ -195,8 +195,9 @@ def test_a_second_writer_is_refused(tmp_path):
     queue = context.Queue()
     process = context.Process(target=_try_to_write, args=(tmp_path, queue))
     process.start()
-    assert f"being written by process {os.getpid()}" in queue.get(timeout=120)
     process.join()
+    assert process.exitcode == 0
+    assert f"being written by process {os.getpid()}" in queue.get_nowait()
     writer.add(*small(0))
     writer.close()
     writer.close()

@@ -52,7 +52,7 @@ MOVES = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(sorted(MOVES)), max_size=5))
 def test_every_chain_of_moves_keeps_pixels_boxes_and_grid_together(names):
     sample = coordinate_sample()

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -186,7 +185,7 @@ def test_patches_are_well_mixed(root):
     assert (np.diff(shards) != 0).sum() == 2  # whole shards
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     count=st.integers(0, 60),
     ranks=st.integers(1, 7),
@@ -332,7 +331,7 @@ def test_two_processes_that_found_each_other(root, tmp_path):
     commands = [[sys.executable, "-c", RANK, root, tmp_path / "meeting", str(r)] for r in range(2)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     processes = [subprocess.Popen(c, env=environment, stdout=subprocess.PIPE) for c in commands]
-    first, second = (json.loads(process.communicate(timeout=200)[0]) for process in processes)
+    first, second = (json.loads(process.communicate()[0]) for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
     for here, there in zip(first, second, strict=True):
         assert len(here) == len(there) == TRAIN // 2
@@ -496,9 +495,8 @@ def test_workers_keep_their_place_to_themselves(tiny):
 class CountingFetch:
     """Reads a corpus and knows how many patches were asked for, and how often."""
 
-    def __init__(self, corpus, *, seconds=0.0):
+    def __init__(self, corpus):
         self.corpus = corpus
-        self.seconds = seconds
         self.lock = threading.Lock()
         self.patches = self.calls = 0
 
@@ -506,7 +504,6 @@ class CountingFetch:
         with self.lock:
             self.patches += len(numbers)
             self.calls += 1
-        time.sleep(self.seconds)
         return self.corpus.fetch(numbers)
 
 
@@ -560,14 +557,22 @@ def test_neighbours_come_in_one_request_a_sensor(root, monkeypatch):
         assert all(np.array_equal(found[k], expected[k], equal_nan=True) for k in expected)
 
 
-def test_latency_does_not_show(root):
+def test_requests_wait_for_their_answers_together(root):
+    """Nobody is answered before eight have asked: one by one would wait for ever."""
     corpus = Corpus(root)
     plan = DeepSentinelStream(root).plan(0)
     runs = plan_runs(plan, corpus.shards(plan), corpus.stored_bytes(plan))
-    fetch = CountingFetch(corpus, seconds=0.02)
-    begun = time.monotonic()
-    assert len(list(prefetched(fetch, plan, runs, ahead=64))) == TRAIN
-    assert time.monotonic() - begun < 0.5 * 0.02 * TRAIN  # one by one would take twice as long
+    asked, turn = [], threading.Condition()
+
+    def fetch(numbers):
+        with turn:
+            asked.append(numbers)
+            turn.notify_all()
+            assert turn.wait_for(lambda: len(asked) >= 8, timeout=600)
+        return corpus.fetch(numbers)
+
+    patches = prefetched(fetch, plan, runs, ahead=64)
+    assert [patch.number for patch in patches] == plan.tolist()
 
 
 def test_damaged_bytes_are_read_once_more_then_raised(root):
@@ -604,8 +609,7 @@ def test_threads_end_with_the_iteration(root):
     assert ours
     iterator.close()
     for thread in ours:
-        thread.join(timeout=10)
-        assert not thread.is_alive()
+        thread.join()  # or never
 
 
 # ------------------------------------------------------------------ over a network

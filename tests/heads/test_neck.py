@@ -36,7 +36,7 @@ def test_every_pyramid_gives_the_wanted_strides(strides, wanted, size) -> None:
     assert [tuple(m.shape) for m in maps] == [(2, 5, P // w, Q // w) for w in wanted]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     stride=st.sampled_from([1, 2, 4, 8, 14, 16, 32]),
     wanted=st.sampled_from([1, 2, 4, 8, 16, 32]),

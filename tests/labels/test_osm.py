@@ -86,7 +86,7 @@ def test_points_and_lines_against_the_same_loop():
     assert (got == ident("energy")).sum() >= 5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.tuples(st.floats(-20, 260), st.floats(-20, 220)), min_size=2, max_size=4),
 )
@@ -246,7 +246,7 @@ class TestBoxes:
         with pytest.raises(UnknownNameError, match="Did you mean 'forest'"):
             osm_boxes(features, GRID, SHAPE, crs=UTM, classes=["forrest"])
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.floats(-50, 250), st.floats(-50, 250), st.floats(25, 90), st.floats(25, 90))
     def test_boxes_lie_in_the_patch_and_hold_their_pixels(self, x, y, width, height):
         hall = feature(metres(shapely.box(x, y, x + width, y + height)), building="yes")

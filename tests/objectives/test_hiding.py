@@ -79,7 +79,7 @@ def test_a_hole_is_one_rectangle_through_all_bands_of_s2_only():
             assert int(side.int().diff().abs().sum()) <= 2, "in one piece"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     sensors=st.sampled_from([("image_s1",), ("image_s2",), ("image_s1", "image_s2")]),

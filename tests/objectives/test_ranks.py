@@ -21,7 +21,6 @@ def ranks(tmp_path_factory) -> list[dict]:
         check=False,
         capture_output=True,
         text=True,
-        timeout=200,
         env=os.environ | {"PYTHONPATH": path, "GLOO_SOCKET_IFNAME": "lo"},
     )
     assert done.returncode == 0, done.stderr

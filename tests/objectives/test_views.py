@@ -52,7 +52,7 @@ def test_windows_of_whole_patches_are_the_patch():
     assert all(seen[k].equal(v) for k, v in images.items())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     crop=st.sampled_from([0.3, 0.5, 0.9]),

@@ -15,7 +15,16 @@ import pytest
 
 from tests.servers import amazon, google
 from tests.servers.cloud import Cloud
-from tests.servers.gate import Forward, Gate, Refusal, Upstream, Wording, no_refusal, plain_wording
+from tests.servers.gate import (
+    PATIENCE_S,
+    Forward,
+    Gate,
+    Refusal,
+    Upstream,
+    Wording,
+    no_refusal,
+    plain_wording,
+)
 from tests.servers.hub import Hub, HubShelf
 from tests.servers.hub import wording as hub_wording
 from tests.servers.processes import azurite_command, running
@@ -187,6 +196,8 @@ def hub_server(_hub_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Cloud:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", PATIENCE_S)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", PATIENCE_S)
     endpoint = _hub_cloud.gate.endpoint
     # Its own retries stay, without the half minute of pauses that they take.
     requests = importlib.import_module("huggingface_hub.utils._http")

@@ -194,7 +194,7 @@ def test_many_processes_at_once(tmp_path):
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), str(tmp_path)]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    found = [int(run.communicate(timeout=60)[0]) for run in runs]
+    found = [int(run.communicate()[0]) for run in runs]
     assert all(run.returncode == 0 for run in runs)
     assert min(found) > 50
     assert sum(p.stat().st_size for p in files_of(tmp_path)) <= 30_000 * (1 + 3 / 16)

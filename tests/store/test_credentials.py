@@ -41,7 +41,6 @@ def read_elsewhere(url: str, options: dict[str, Any], **environment: str) -> str
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

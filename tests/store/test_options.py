@@ -63,8 +63,9 @@ def test_a_process_that_is_started_gets_everything():
     answers = context.SimpleQueue()
     worker = context.Process(target=keys_of, args=(Options(SECRETS), answers))
     worker.start()
-    assert answers.get()
     worker.join()
+    assert worker.exitcode == 0
+    assert answers.get()
 
 
 def test_an_error_of_a_client_is_redacted():

@@ -12,7 +12,7 @@ from deepsentinel.training.evaluation.folds import Budget, given_fold, spatial_f
 @given(
     st.lists(st.integers(0, 11), min_size=40, max_size=80), st.integers(3, 5), st.integers(0, 99)
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_patch_is_tested_once_and_no_block_is_shared(blocks, folds, seed) -> None:
     blocks = np.array([*blocks, *range(12)])
     found = spatial_folds(blocks, folds=folds, seed=seed)

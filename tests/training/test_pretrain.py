@@ -45,7 +45,6 @@ from deepsentinel.training.pretraining.state import PretrainFolder
 from deepsentinel.training.pretraining.watch import Probe, Some
 from deepsentinel.training.reports.report import read_report
 
-pytestmark = pytest.mark.timeout(900)  # processes of their own, on machines that are busy
 HERE = Path(__file__).parent
 TINY = {"backbone_options": {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 16]}}
 
@@ -105,7 +104,6 @@ def elsewhere(folder: Path, root: Path, **expected: str) -> Path:
         capture_output=True,
         text=True,
         check=False,
-        timeout=800,
     )
     ends = [f"{n} {e}" for n, e in zip(names, expected.values(), strict=True)]
     assert done.stdout.splitlines() == ends, done.stderr
