@@ -246,7 +246,7 @@ def _build(kind: type[Any], given: Any, prefix: str, where: str, problems: list[
         for f in fields(kind)
         if f.default is MISSING and f.default_factory is MISSING and f.name not in given
     ]
-    problems += [f"{where} lacks {prefix + name!r}: {hints[name][1]}" for name in missing]
+    problems += [f"{prefix + name!r} is not given in {where}: {hints[name][1]}" for name in missing]
     values = {
         name: _convert(hint, given[name], prefix + name, where, problems)
         for name, (hint, _) in hints.items()

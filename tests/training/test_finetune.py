@@ -478,8 +478,11 @@ def test_training_batches_are_augmented_from_seed_and_step_alone(tmp_path, model
 
 
 def test_the_bar_says_what_matters(tmp_path, model, samples, capsys) -> None:
-    tune(model("linear"), samples(4), samples(2, seed=1), tmp_path, epochs=2, progress=True)
+    two = samples(4), samples(2, seed=1)
+    result = tune(model("linear"), *two, tmp_path, epochs=2, progress=True)
     shown = capsys.readouterr().out
     assert "epoch 2/2" in shown
+    last = result.history[-1]["miou"]
+    assert f"miou {last:.3f}, best {result.best_score:.3f}" in shown.splitlines()[-1]
     assert "miou" in shown
     assert "2/2" in shown

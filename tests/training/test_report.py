@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from deepsentinel.errors import ReportError
+from deepsentinel.plot import sheet_figure
 from deepsentinel.training.reports.figures import confusion_figure, curves_figure, intervals_figure
 from deepsentinel.training.reports.report import Picture, Report, Table, read_report
 
@@ -67,7 +68,9 @@ def test_every_file_holds_the_same_and_reads_back(tmp_path):
     assert stored["metrics"] == {"f1": 0.5, "bad": None, "all": [1, 2]}
     rows = list(csv.reader(io.StringIO((folder / "per_class.csv").read_text())))
     assert rows == [["class", "f1"], ["wheat | maize", str(1 / 3)], ["<b>", ""]]
-    assert imread(folder / "line.png").shape[:2] == (100, 200)
+    drawn = imread(folder / "line.png")
+    np.testing.assert_allclose(drawn.shape[:2], (100, 200), atol=30)  # 2 x 1 inches and its text
+    assert drawn.min() < 0.5
     again = read_report(folder)
     assert again.to_json() == report().to_json()
     assert again.pictures == report().pictures
@@ -137,6 +140,15 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ReportError, match="could not be written"):
         report().write(tmp_path / "file")
+
+
+def test_a_picture_holds_all_of_a_long_caption():
+    """Text beside axes: the outermost pixels of the picture are empty, so that none was cut off."""
+    rows = [{"image": np.full((8, 8, 3), 127, np.uint8)}]
+    figure = sheet_figure(rows, captions=["W" * 60 + "\n" + "a wide line of text, " * 3])
+    pixels = imread(io.BytesIO(Picture.of("sheet", figure).png))[..., :3]
+    assert (pixels[:, :3] == 1).all()
+    assert (pixels < 0.5).any()
 
 
 def test_curves_leave_gaps_and_mark_the_best():

@@ -88,10 +88,10 @@ class Task(LightningModule):  # type: ignore[misc]  # lightning is untyped to my
         """The epoch of the run that is going on, counted from 1."""
         return len(self.run.history) + 1
 
-    def describe(self) -> str:
-        """Where the run stands, in a few words."""
+    def describe(self, *, over: bool = False) -> str:
+        """Where the run stands, in a few words; `over` where the last epoch was scored."""
         name, history = self.scores.headline, self.run.history
-        words = [f"epoch {min(self.epoch, self.config.epochs)}/{self.config.epochs}"]
+        words = [f"epoch {self.epoch - over}/{self.config.epochs}"]
         if self.train_loss.count:
             words.append(f"loss {self.train_loss.value():.3f}")
         if history:
@@ -261,6 +261,10 @@ class ProgressBar(Callback):  # type: ignore[misc]  # lightning is untyped to my
     def on_train_batch_end(self, trainer: Trainer, pl_module: Task, *_: object) -> None:
         """One batch further."""
         self.bar.update(self.line, advance=1, description=pl_module.describe())
+
+    def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
+        """The scores of the last epoch too."""
+        self.bar.update(self.line, description=pl_module.describe(over=True))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """After the fit, or after what ended it."""

@@ -149,9 +149,9 @@ class Picture:
     def of(
         cls, name: str, figure: Figure, *, title: str = "", note: str = "", dpi: int = 100
     ) -> Self:
-        """The picture of a matplotlib figure."""
+        """The picture of a matplotlib figure, wide enough for all its text."""
         file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=dpi)
+        figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.1)
         return cls(name=name, png=file.getvalue(), title=title, note=note)
 
 
