@@ -75,7 +75,7 @@ def test_the_command_of_the_readme(
 def test_what_is_wrong_is_named_before_anything_is_read(tmp_path: Path) -> None:
     for arguments, said in (
         (("nowhere", "--out", tmp_path, "--set", "epoch=3"), "unknown key 'epoch'"),
-        (("--out", tmp_path), "lacks 'corpus'"),
+        (("--out", tmp_path), "'corpus' is not given"),
         ((tmp_path / "a.yaml", tmp_path / "b.yaml"), "several config files"),
         ((tmp_path / "a.yaml",), "there is no config file"),
         (("nowhere", "--out", tmp_path, "--set", "batch_size=0"), "batch_size=0"),

@@ -73,7 +73,7 @@ def test_words_reach_into_sections_and_free_keys(tmp_path) -> None:
         ("corpus: a\nlabel: 3", [], r"label is 3 \(integer\); expected text or null"),
         ("corpus: a\nnoise: 3", [], r"noise is 3 \(integer\); expected section"),
         ("corpus: a\nnoise:", [], r"noise is null; expected section"),
-        ("lr: 1", [], r"lacks 'corpus': Folder of the corpus"),
+        ("lr: 1", [], r"'corpus' is not given in .*: Folder of the corpus"),
         ("corpus: a\nlr: 1\nlr: 2", [], r"'lr' stands twice"),
         ("corpus: [a", [], "is not YAML that can be understood"),
         ("- a", [], "expected keys and values"),
