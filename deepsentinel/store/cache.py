@@ -81,13 +81,13 @@ class RangeCache:
         return data
 
     def put(self, key: str, data: bytes) -> None:
-        """Keep bytes under a key, in place of what was there."""
+        """Keep bytes under a key, in place of what was there; not while another makes room."""
         size = len(data) + _CRC_BYTES
         if self._broken or size > self.limit:
             return
         try:
-            self._make_room(size)
-            self._write(self._path(key), _checksum(key, data) + data)
+            if self._make_room(size):
+                self._write(self._path(key), _checksum(key, data) + data)
         except OSError as error:
             self._give_up(error)
 
@@ -110,14 +110,16 @@ class RangeCache:
             if not isinstance(error, FileNotFoundError):
                 self._give_up(error)
 
-    def _make_room(self, size: int) -> None:
-        self._added += size
-        if self._added <= self.limit // SLACK:
-            return
+    def _make_room(self, size: int) -> bool:
+        """Whether there is room; where another process is at work on it, that may be stopped."""
+        if self._added + size <= self.limit // SLACK:
+            self._added += size
+            return True
         with _only_one(self.folder / ".lock") as alone:
             if alone:
                 _shrink(self.folder, self.limit - self.limit // SLACK - size)
                 self._added = size
+            return alone
 
     def _path(self, key: str) -> Path:
         name = hashlib.sha256(key.encode()).hexdigest()

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import pickle
 import subprocess
@@ -176,6 +177,22 @@ def test_it_pickles(origin, tmp_path):
     again = pickle.loads(pickle.dumps(store))  # noqa: S301 - ours
     assert again.read_range("a.bin", 1, 2) == DATA[1:3]
     assert repr(again) == repr(store)
+
+
+def test_while_another_process_makes_room_little_is_added(tmp_path):
+    """However long that takes: it may be stopped."""
+    cache = RangeCache(tmp_path, 16_000)
+    for k in range(20):
+        cache.put(f"{k}", bytes(900))
+    with (tmp_path / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for k in range(20, 60):
+            cache.put(f"{k}", bytes(90))
+        assert sum(p.stat().st_size for p in files_of(tmp_path)) <= 16_000 * (1 + 1 / 16)
+        assert cache.get("19", 900) == bytes(900)
+    cache.put("60", bytes(900))
+    assert cache.get("60", 900) == bytes(900)
+    assert sum(p.stat().st_size for p in files_of(tmp_path)) <= 16_000
 
 
 def test_many_processes_at_once(tmp_path):
