@@ -13,7 +13,7 @@ from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.errors import LabelError, ReportError, TrainingError, UnknownNameError
 from deepsentinel.sample import PatchMeta
 from deepsentinel.training.evaluate import Protocol, compare
-from deepsentinel.training.evaluation.bench import Answers, Bench
+from deepsentinel.training.evaluation.bench import Answers, Bench, merged
 from deepsentinel.training.evaluation.intervals import interval
 from deepsentinel.training.evaluation.matrix import (
     CLEAR,
@@ -132,6 +132,42 @@ def test_rows_are_means_over_seeds_of_pooled_predictions(encoder) -> None:
         ]
         assert row.replicates[b] == pytest.approx(np.dot(each, bench.seed_weights[b]))
     assert row.intervals["accuracy"] == interval(row.scores["accuracy"], row.replicates)
+
+
+def test_of_too_few_blocks_there_is_no_interval(encoder) -> None:
+    """One block gives the same score whenever it is drawn; five may agree by chance."""
+    units = patch_units(scenes(), "abcd")
+    bench = Bench(scenes(), units, QUICK)
+    rng = np.random.default_rng(0)
+    answers = Answers(
+        probabilities=[rng.dirichlet(np.ones(4), 24) for _ in range(2)], empty=[0, 0], trained=[1]
+    )
+    assert len(np.unique(bench.blocks)) == 6
+    for count in (1, 5, 6):
+        among = bench.blocks[units.patch] < count
+        row = bench.row({"part": "scores"}, answers, among=among)
+        known = count == 6
+        assert (row.blocks, row.intervals["accuracy"].known) == (count, known)
+        assert difference(row, row).verdict == ("same" if known else "not known")
+    for count, known in ((2, False), (3, True)):  # of two seeds with other classes each
+        among = bench.blocks[units.patch] < count
+        rows = [bench.row({"part": "unseen"}, answers, among=among, part=True)] * 2
+        both = merged(rows, bench.seed_weights)
+        assert (both.blocks, both.intervals["accuracy"].known) == (2 * count, known)
+
+
+def test_a_column_of_one_block_claims_nothing(encoder) -> None:
+    samples = scenes()
+    samples[0]["image_s2"] = torch.full_like(samples[0]["image_s2"], torch.nan)
+    protocol = replace(QUICK, parts=("matrix",), clouds="real", seeds=1)
+    report = evaluate(encoder, samples, protocol).report
+    for line in report.table("matrix").rows:
+        assert "not known" in line[report.table("matrix").columns.index("cloud 100 %")]
+        assert line[-1] is None or line[-1].endswith("; not known at 100 %")
+    below = [row for row in report.metrics["fusion"] if row["cloud"] == "100 %"]
+    assert below
+    assert all(row["below either"] is None for row in below)
+    assert "Only 1 test block at 100 % cloud: there is no interval" in " ".join(report.notes)
 
 
 def test_training_patches_never_test(encoder, monkeypatch) -> None:

@@ -122,4 +122,5 @@ def test_verdicts() -> None:
     ]
     nothing = interval(0.5, [np.nan])
     assert np.isnan(nothing.low)
-    assert nothing.verdict == "same"
+    assert nothing.verdict == "not known"
+    assert str(nothing) == "0.500 [not known]"

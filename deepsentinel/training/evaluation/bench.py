@@ -12,7 +12,13 @@ from deepsentinel.errors import ShapeError
 from deepsentinel.training.evaluation.conditions import Condition
 from deepsentinel.training.evaluation.embed import Samples
 from deepsentinel.training.evaluation.folds import Budget, Fold, given_fold, spatial_folds
-from deepsentinel.training.evaluation.intervals import Floats, Interval, block_weights, interval
+from deepsentinel.training.evaluation.intervals import (
+    Floats,
+    Interval,
+    block_weights,
+    interval,
+    sure,
+)
 from deepsentinel.training.evaluation.learners import learn
 from deepsentinel.training.evaluation.metrics import HEADLINES, all_scores, class_scores, replicated
 from deepsentinel.training.evaluation.probe import Vectors
@@ -34,7 +40,10 @@ class Row:
     intervals: Mapping[str, Interval]
     """Of the two headline scores."""
     replicates: Floats
-    """(B,) of the headline."""
+    """(B,) of the headline; NaN where too few blocks were scored for an interval."""
+    blocks: int
+    """Test blocks that were scored; the least of the seeds, all of them where seeds differ in
+    classes."""
     by_seed: tuple[float, ...]
     """The headline of each seed."""
     per_class: tuple[float, ...]
@@ -208,7 +217,12 @@ class Bench:
         return len(self.units.class_names)
 
     def row(
-        self, key: Mapping[str, str], answers: Answers, *, among: NDArray[np.bool_] | None = None
+        self,
+        key: Mapping[str, str],
+        answers: Answers,
+        *,
+        among: NDArray[np.bool_] | None = None,
+        part: bool = False,
     ) -> Row:
         """Scores, intervals and spread of answers.
 
@@ -216,19 +230,25 @@ class Bench:
             key: what was measured.
             answers: one set of probabilities a seed.
             among: (U,) score only these units.
+            part: whether it will be `merged` with rows of other seeds, so that its own blocks need
+                not suffice for an interval.
         """
         kind, labels = self.units.kind, self.units.labels
         blocks = self.blocks[self.units.patch]
         every: list[dict[str, float]] = []
         drawn: list[dict[str, Floats]] = []
         classes: list[NDArray[np.float64]] = []
+        scored: list[int] = []
         for p in answers.probabilities:
             tested = np.isfinite(p).all(axis=1) & (True if among is None else among)
             every.append(all_scores(kind, p[tested], labels[tested]))
             classes.append(class_scores(kind, p[tested], labels[tested])[1])
             drawn.append(replicated(kind, p[tested], labels[tested], blocks[tested], self.weights))
+            scored.append(len(np.unique(blocks[tested])))
         scores = {n: _mean([s[n] for s in every]) for n in every[0]}
         over_seeds = {n: self._over_seeds([d[n] for d in drawn]) for n in HEADLINES[kind]}
+        if not part:
+            over_seeds = {n: sure(r, min(scored)) for n, r in over_seeds.items()}
         headline = HEADLINES[kind][0]
         return Row(
             key=key,
@@ -236,6 +256,7 @@ class Bench:
             spread={n: _deviation([s[n] for s in every]) for n in every[0]},
             intervals={n: interval(scores[n], r) for n, r in over_seeds.items()},
             replicates=over_seeds[headline],
+            blocks=min(scored),
             by_seed=tuple(s[headline] for s in every),
             per_class=tuple(_mean(list(column)) for column in np.stack(classes).T),
             tested=int(tested.sum()),
@@ -264,7 +285,8 @@ def merged(rows: Sequence[Row], weights: Floats) -> Row:
     """
     first = rows[0]
     share = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
-    drawn = (np.stack([r.replicates for r in rows], axis=1) * share).sum(axis=1)
+    blocks = sum(r.blocks for r in rows)
+    drawn = sure((np.stack([r.replicates for r in rows], axis=1) * share).sum(axis=1), blocks)
     scores = {n: _mean([r.scores[n] for r in rows if n in r.scores]) for n in first.scores}
     head = next(iter(first.intervals))
     return Row(
@@ -273,6 +295,7 @@ def merged(rows: Sequence[Row], weights: Floats) -> Row:
         spread={n: _deviation([r.scores[n] for r in rows if n in r.scores]) for n in first.scores},
         intervals={head: interval(scores[head], drawn)},
         replicates=drawn,
+        blocks=blocks,
         by_seed=tuple(r.by_seed[0] for r in rows),
         per_class=(),
         tested=round(_mean([r.tested for r in rows])),

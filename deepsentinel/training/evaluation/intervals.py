@@ -16,6 +16,9 @@ from deepsentinel.errors import TrainingError
 
 Floats = NDArray[np.float64]
 LEVEL: Final = 0.95
+LEAST_BLOCKS: Final = 6
+"""Blocks below which there is no interval: that all of five differ to one side is chance in 2 of 32
+cases, more often than an interval of 95 % may be wrong; of one block all replicates are alike."""
 _CHUNK: Final = 2**22
 """Numbers of one step of the bootstrap: bounds its memory."""
 
@@ -29,16 +32,24 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        ends = f"{self.low:.3f}, {self.high:.3f}" if self.known else "not known"
+        return f"{self.value:.3f} [{ends}]"
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval: of too few blocks there is none."""
+        return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
     @property
     def verdict(self) -> str:
-        """Of a difference: `below` or `above` zero, or `same` where the interval holds it.
+        """Of a difference: `below` or `above` zero, `same` where the interval holds it, or `not known`.
 
         Example:
             >>> Interval(0.1, -0.1, 0.3).verdict, Interval(-0.2, -0.3, -0.1).verdict
             ('same', 'below')
         """
+        if not self.known:
+            return "not known"
         return "below" if self.high < 0 else "above" if self.low > 0 else "same"
 
 
@@ -56,6 +67,16 @@ def interval(value: float, replicates: ArrayLike) -> Interval:
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(float(value), float(low), float(high))
+
+
+def sure(replicates: Floats, blocks: int) -> Floats:
+    """The replicates of a score of so many blocks; NaN where these are too few for an interval.
+
+    Example:
+        >>> sure(np.array([0.25]), 6), sure(np.array([0.25]), 1)
+        (array([0.25]), array([nan]))
+    """
+    return replicates if blocks >= LEAST_BLOCKS else np.full_like(replicates, np.nan)
 
 
 def block_weights(blocks: ArrayLike, *, replicates: int, seed: int = 0) -> Floats:

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from deepsentinel.training.evaluation.bench import Bench, Row
+from deepsentinel.training.evaluation.intervals import LEAST_BLOCKS
 from deepsentinel.training.evaluation.matrix import (
     SINGLE,
     Comparison,
@@ -22,7 +23,7 @@ from deepsentinel.training.reports.figures import intervals_figure
 from deepsentinel.training.reports.report import Picture, Report, Table
 
 FEW_BLOCKS: Final = 10
-"""With fewer blocks than this an interval over them is hardly one."""
+"""With fewer blocks than this an interval over them is rough."""
 
 
 def evaluation_report(
@@ -132,7 +133,9 @@ def _matrix_tables(rows: Sequence[Row], fused: Sequence[Comparison]) -> list[Tab
     for line in lines:
         mine = [c for c in fused if (c.encoder, c.shown) == (line["encoder"], line["shown"])]
         below = [c.cloud for c in mine if c.below]
+        unknown = [c.cloud for c in mine if not c.difference.known]
         answer = f"at {', '.join(below)}" if below else "never"
+        answer += f"; not known at {', '.join(unknown)}" if unknown else ""
         line["below the better sensor?"] = None if line["shown"] in SINGLE else answer
     return [
         Table.of(
@@ -186,7 +189,7 @@ def _comparison_row(c: Comparison) -> dict[str, Any]:
         "difference": c.difference.value,
         "low": c.difference.low,
         "high": c.difference.high,
-        "below either": c.below,
+        "below either": c.below if c.difference.known else None,
     }
 
 
@@ -207,7 +210,7 @@ def _per_class(bench: Bench, rows: Sequence[Row]) -> Table:
 def _long(rows: Sequence[Row]) -> Table:
     lines = [
         dict(row.key)
-        | {"trained": row.trained, "tested": row.tested, "empty": row.empty}
+        | {"trained": row.trained, "tested": row.tested, "blocks": row.blocks, "empty": row.empty}
         | dict(row.scores)
         | {f"{n} sd of seeds": row.spread[n] for n in row.intervals}
         | {f"{n} low": i.low for n, i in row.intervals.items()}
@@ -308,8 +311,7 @@ def _notes(
         "differences are paired. Claim nothing inside them.",
     ]
     found += _short_budgets(bench, parts["scores"])
-    if blocks < FEW_BLOCKS:
-        found.append(f"Only {blocks} blocks were tested: the intervals are rough at best.")
+    found += _few_blocks([row for rows in parts.values() for row in rows])
     if alone:
         found.append(
             "Positions were not used: neighbouring patches may be in train and test, which "
@@ -334,6 +336,20 @@ def _notes(
             )
         )
     return tuple(found)
+
+
+def _few_blocks(rows: Sequence[Row]) -> list[str]:
+    """Rows of few test blocks, whose intervals are rough, or of too few, which have none."""
+    few = {r.key.get("cloud", ""): r.blocks for r in rows if r.blocks < FEW_BLOCKS}
+    return [
+        f"Only {blocks} test block{'s' * (blocks != 1)}{f' at {cloud} cloud' if cloud else ''}: "
+        + (
+            "the intervals are rough at best."
+            if blocks >= LEAST_BLOCKS
+            else f"there is no interval, as fewer than {LEAST_BLOCKS} can agree by chance."
+        )
+        for cloud, blocks in few.items()
+    ]
 
 
 def _short_budgets(bench: Bench, rows: Sequence[Row]) -> list[str]:
@@ -366,6 +382,6 @@ def _matrix_notes(bench: Bench, fused: Sequence[Comparison]) -> list[str]:
         if below
         else "Fusion is nowhere below either single sensor outside the paired interval."
     )
-    room = min((c.difference.low for c in fused), default=0.0)
+    room = min((c.difference.low for c in fused if c.difference.known), default=0.0)
     widest = f"The intervals leave room for differences down to {room:+.3f}."
     return [clouds, f"{answer} {widest}"]

@@ -62,6 +62,7 @@ def row_json(row: Row) -> dict[str, Any]:
         "by_seed": list(row.by_seed),
         "per_class": list(row.per_class),
         "tested": row.tested,
+        "blocks": row.blocks,
         "empty": row.empty,
         "trained": row.trained,
         "chosen": list(row.chosen),

@@ -84,7 +84,7 @@ def _seed_rows(bench: Bench, who: Sequence[Subject], condition: Condition, seed:
                 "method": method,
                 "labels": budget.name,
             }
-            rows.append(asked.row(key, answers))
+            rows.append(asked.row(key, answers, part=True))
         asked.forget(subject)
     return rows
 
