@@ -1,6 +1,6 @@
 """What everything that holds patches has in common, so that datasets and statistics take any of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,9 @@ Bands = Mapping[Sensor, Sequence[str]]
 
 Room = Mapping[Sensor, NDArray[np.float32]]
 """Where to decode sensors into: contiguous float32 (bands, H, W) by sensor."""
+
+View = Callable[[NDArray[Any]], NDArray[Any]]
+"""What to show of a plane or planes (..., H, W): a NumPy view, such as a window, turned or not."""
 
 
 class PatchSource(Protocol):
@@ -99,5 +102,6 @@ class PatchSource(Protocol):
         bands: Bands | None = None,
         rasters: Sequence[str] = (),
         room: Room | None = None,
+        view: View | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """A patch that `fetch` brought, in physical units."""
+        """A patch that `fetch` brought, or a view of it, in physical units."""

@@ -37,7 +37,7 @@ from deepsentinel.corpus.index import (
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
 from deepsentinel.corpus.pending import Pending, pending_patches
 from deepsentinel.corpus.places import Places
-from deepsentinel.corpus.protocol import Bands, PatchSource, Room
+from deepsentinel.corpus.protocol import Bands, PatchSource, Room, View
 from deepsentinel.corpus.shard import ChunkError, decode_frame, split_patch
 from deepsentinel.errors import (
     BandError,
@@ -333,7 +333,7 @@ class Corpus:
         number = self._number(i)
         plan = self._plan(sensors, bands, rasters)
         [data] = self._fetch([number], plan.names)
-        return self._physical(number, plan, data, {})
+        return self._physical(number, plan, data, {}, None)
 
     def shards(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """The shard that each of some patches lies in; those of a shard are neighbours in its files."""
@@ -377,34 +377,42 @@ class Corpus:
         bands: Bands | None = None,
         rasters: Sequence[str] = (),
         room: Room | None = None,
+        view: View | None = None,
     ) -> dict[str, NDArray[Any]]:
         """A patch that `fetch` brought, as `read_physical` gives it.
 
         Bytes that turn out damaged are read once more. Arguments and errors as for `read_physical`;
-        `room` gives arrays that sensors are decoded into instead of fresh ones.
+        `room` gives arrays that sensors are decoded into instead of fresh ones, and only what
+        `view` shows of each array becomes physical values.
         """
         plan = self._plan(sensors, bands, rasters)
-        return self._physical(patch.number, plan, patch.data, room or {})
+        return self._physical(patch.number, plan, patch.data, room or {}, view)
 
     # ---------------------------------------------------------------- bytes to pixels
 
     def _physical(
-        self, number: int, plan: "_Plan", data: Mapping[str, Stored | None], room: Room
+        self,
+        number: int,
+        plan: "_Plan",
+        data: Mapping[str, Stored | None],
+        room: Room,
+        view: View | None,
     ) -> dict[str, NDArray[Any]]:
         """Physical values from the bytes of one patch, by array."""
         found: dict[str, NDArray[Any]] = {}
         for sensor, positions in plan.bands.items():
             stored = data[sensor]
             if stored is not None:
-                size = self._arrays[sensor].size
                 out = room.get(sensor)
-                out = np.empty((len(positions), size, size), np.float32) if out is None else out
-                self._decode_sensor(number, sensor, positions, stored, out)
+                if out is None:
+                    shown = _shown(_scratch_plane(self._arrays[sensor]), view).shape
+                    out = np.empty((len(positions), *shown), np.float32)
+                self._decode_sensor(number, sensor, positions, stored, out, view=view)
                 found[sensor] = out
         for name in plan.rasters:
             raster = self._codes(number, name, None, data[name])
             if raster is not None:
-                found[name] = raster
+                found[name] = np.ascontiguousarray(_shown(raster, view))
         return found
 
     def _codes(
@@ -430,6 +438,8 @@ class Corpus:
         positions: tuple[int, ...],
         data: Stored,
         out: NDArray[np.float32],
+        *,
+        view: View | None,
     ) -> None:
         """Physical values of one sensor into `out`, band by band while its codes are in the cache."""
         spec = self._arrays[sensor]
@@ -439,9 +449,10 @@ class Corpus:
         def decode(stored: Stored) -> None:
             planes = self._decoded(spec, stored, positions, [codes] * len(positions))
             for position, plane, physical in zip(positions, planes, out, strict=True):
-                to_physical(sensor, plane, physical)
+                shown = _shown(plane, view)
+                to_physical(sensor, shown, physical)
                 if gaps >> position & 1:
-                    physical[plane == NOT_OBSERVED[sensor]] = np.nan
+                    physical[shown == NOT_OBSERVED[sensor]] = np.nan
 
         self._decode_sound(number, spec, data, decode)
 
@@ -672,6 +683,10 @@ def _scratch_plane(spec: ArraySpec) -> NDArray[Any]:
         planes[key] = np.empty((spec.size, spec.size), spec.dtype)
     plane: NDArray[Any] = planes[key]
     return plane
+
+
+def _shown(planes: NDArray[Any], view: View | None) -> NDArray[Any]:
+    return planes if view is None else view(planes)
 
 
 def to_physical(sensor: Sensor, codes: NDArray[Any], out: NDArray[np.float32]) -> None:

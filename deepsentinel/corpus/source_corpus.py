@@ -23,7 +23,7 @@ from deepsentinel.corpus.format import PATCHES_PER_SHARD, CorpusInfo
 from deepsentinel.corpus.index import record_row, rows_table
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
 from deepsentinel.corpus.plan import Plan, SplitRule, corpus_info, plan_source
-from deepsentinel.corpus.protocol import Bands, Room
+from deepsentinel.corpus.protocol import Bands, Room, View
 from deepsentinel.corpus.read import to_physical
 from deepsentinel.corpus.sources import open_source
 from deepsentinel.corpus.sources.base import Skipped, SourceOptions
@@ -210,9 +210,12 @@ class SourceCorpus:
         bands: Bands | None = None,
         rasters: Sequence[str] = (),
         room: Room | None = None,
+        view: View | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """The patch, as `read_physical` gives it; sensors in `room`, where that is given."""
+        """The patch, as `read_physical` gives it, or a view; sensors in `room`, where it is given."""
         found = self.read_physical(patch.number, sensors=sensors, bands=bands, rasters=rasters)
+        if view is not None:
+            found = {name: np.ascontiguousarray(view(array)) for name, array in found.items()}
         for sensor, place in (room or {}).items():
             if sensor in found:
                 place[...] = found[sensor]

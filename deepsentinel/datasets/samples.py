@@ -1,6 +1,6 @@
 """From a patch of a corpus to a sample: what `DeepSentinelDataset` and `DeepSentinelStream` share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from deepsentinel.corpus.codes import CLOUD_UNKNOWN
 from deepsentinel.corpus.fetch import FetchedPatch
 from deepsentinel.corpus.format import LabelSpec
 from deepsentinel.corpus.patch import PatchRecord
-from deepsentinel.corpus.protocol import PatchSource, Room
+from deepsentinel.corpus.protocol import PatchSource, Room, View
 from deepsentinel.datasets.request import Request
 from deepsentinel.errors import LabelError
 from deepsentinel.memory import batch_memory
@@ -82,12 +82,21 @@ class SampleReader:
         """Bytes that reading each of some patches moves."""
         return self.corpus.stored_bytes(numbers, sensors=self.sensors, rasters=self.request.rasters)
 
-    def decode(self, patch: FetchedPatch, *, room: Room | None = None) -> Sample:
+    def decode(
+        self,
+        patch: FetchedPatch,
+        *,
+        room: Room | None = None,
+        view: View | None = None,
+        record: PatchRecord | None = None,
+    ) -> Sample:
         """The sample of a patch that `fetch` brought, the same as `read` gives.
 
         Args:
             patch: its bytes.
             room: arrays that sensors are decoded into instead of fresh ones.
+            view: what of it to show, where no labels are read; `meta` tells of the whole patch.
+            record: its facts, where they are at hand.
         """
         arrays = self.corpus.decode(
             patch,
@@ -95,23 +104,32 @@ class SampleReader:
             bands=self.request.bands,
             rasters=self.request.rasters,
             room=room,
+            view=view,
         )
-        return self._sample(patch.number, arrays)
+        return self._sample(patch.number, arrays, record)
 
-    def read_together(self, numbers: Sequence[int]) -> SampleList:
+    def read_together(
+        self,
+        numbers: Sequence[int],
+        *,
+        decode: Callable[[FetchedPatch, Room], Sample] | None = None,
+        size: int | None = None,
+    ) -> SampleList:
         """Samples of several patches, fetched together and decoded into the memory of one batch.
 
         The same samples as `read` gives one by one.
 
         Args:
             numbers: of the patches.
+            decode: makes the samples, called in their order, instead of the method of that name.
+            size: side of its images, if not that of the patches.
 
         Raises:
             CorruptCorpusError: stored bytes are damaged.
         """
-        size = self.corpus.info.patch_size
+        side = size or self.corpus.info.patch_size
         images = {
-            s: batch_memory((len(numbers), len(names), size, size))
+            s: batch_memory((len(numbers), len(names), side, side))
             for s, names in self.request.bands.items()
         }
 
@@ -120,11 +138,14 @@ class SampleReader:
         for first in range(0, len(numbers), together):
             for patch in self.fetch(numbers[first : first + together]):
                 room = {s: tensor[len(samples)].numpy() for s, tensor in images.items()}
-                samples.append(self.decode(patch, room=room))
+                made = self.decode(patch, room=room) if decode is None else decode(patch, room)
+                samples.append(made)
         return SampleList(samples, images)
 
-    def _sample(self, number: int, arrays: Mapping[str, NDArray[Any]]) -> Sample:
-        record = self.corpus.record(number)
+    def _sample(
+        self, number: int, arrays: Mapping[str, NDArray[Any]], record: PatchRecord | None = None
+    ) -> Sample:
+        record = record or self.corpus.record(number)
         if self.request.hide_clouds and "s2" in arrays and "cloud" in arrays:
             _hide(arrays["s2"], arrays["cloud"])
         held = {s: self.request.bands[s] for s in self.sensors if s in arrays}

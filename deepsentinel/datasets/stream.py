@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from deepsentinel.bands import SENSORS
+from deepsentinel.corpus.fetch import FetchedPatch
 from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.datasets.epochs import EpochCounter, iteration_tag
 from deepsentinel.datasets.order import (
@@ -25,6 +26,7 @@ from deepsentinel.datasets.order import (
 )
 from deepsentinel.datasets.prefetch import LOCAL_THREADS, THREADS, plan_runs, prefetched
 from deepsentinel.datasets.request import BandsLike, Clouds
+from deepsentinel.datasets.samples import SampleReader
 from deepsentinel.datasets.transforms import Compose
 from deepsentinel.errors import CheckpointError, SampleError, UnknownNameError, nearest
 from deepsentinel.sample import Sample
@@ -299,13 +301,25 @@ class DeepSentinelStream(IterableDataset[Sample]):
         reader, transforms = self.dataset.reader, self.dataset.transforms
         if isinstance(transforms, Compose):
             transforms.set_epoch(epoch)
+        for patch in self.fetched(reader, epoch, place, start=start):
+            sample = reader.decode(patch)
+            yield sample if transforms is None else transforms(sample)
+
+    def fetched(
+        self, reader: SampleReader, epoch: int, place: Place, *, start: int = 0
+    ) -> Iterator[FetchedPatch]:
+        """What `read` decodes, as it is stored.
+
+        Args:
+            reader: of the same corpus; it says what is fetched.
+            epoch: as for `read`.
+            place: as for `read`.
+            start: as for `read`.
+        """
         plan = self.plan(epoch, place)[start:]
         runs = plan_runs(plan, self.dataset.corpus.shards(plan), reader.stored_bytes(plan))
         threads = LOCAL_THREADS if is_local(self.dataset.corpus.url) else THREADS
-        ahead = prefetched(reader.fetch, plan, runs, ahead=self.prefetch, threads=threads)
-        for patch in ahead:
-            sample = reader.decode(patch)
-            yield sample if transforms is None else transforms(sample)
+        return prefetched(reader.fetch, plan, runs, ahead=self.prefetch, threads=threads)
 
     def _samples(self, cursor: _Cursor | None) -> Iterator[Sample]:
         cursor = self._begin(0) if cursor is None else cursor

@@ -1,13 +1,20 @@
 """Batches of long runs: the order, its parts among processes, and going on in the middle."""
 
-from itertools import islice
+import threading
+from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from deepsentinel.bands import DEFAULT_BANDS
+from deepsentinel.corpus.patch import PatchPixels
+from deepsentinel.corpus.read import open_corpus
+from deepsentinel.corpus.write import CorpusWriter
 from deepsentinel.datasets.dataset import DeepSentinelDataset
+from deepsentinel.datasets.neighbours import WithNeighbours
 from deepsentinel.datasets.stream import DeepSentinelStream
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.datasets.transforms import Compose, RandomFlip
@@ -16,6 +23,7 @@ from deepsentinel.sample import PatchMeta
 from deepsentinel.training.pretraining.feed import MapFeed, Position, epoch_order
 from deepsentinel.training.pretraining.framing import Framing, collate_observed
 from deepsentinel.training.pretraining.stream_feed import StreamFeed, progress
+from deepsentinel.training.pretraining.windows import one_ahead
 
 BOTH = {"s1": ("VV", "VH"), "s2": ("B04", "B08")}
 
@@ -229,3 +237,115 @@ def test_turns_are_the_eight_ways_to_lay_a_square_and_both_sensors_turn_alike() 
     assert all(torch.equal(f["image_s1"][0], f["image_s2"][0]) for f in found)
     assert found[0]["meta"].transform is None
     assert Framing(BOTH, turn=False)(sample, epoch=0)["meta"].transform == meta.transform
+
+
+@pytest.fixture(scope="module")
+def cloudy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Patches with clouds; some of one sensor only."""
+    folder = tmp_path_factory.mktemp("cloudy")
+    whole = write_synthetic_corpus(folder / "whole", patches=24, patch_size=32, clouds=True)
+    corpus = open_corpus(whole)
+    with CorpusWriter(folder / "c", replace(corpus.info, labels=(), splits={}, count=0)) as writer:
+        for i in range(len(corpus)):
+            pixels = corpus.read(i, rasters=("cloud",))
+            s1 = None if i % 5 == 1 else pixels.s1
+            s2 = None if i % 5 == 3 else pixels.s2
+            rasters = {} if s2 is None else pixels.rasters
+            record = replace(corpus.record(i), labels={})
+            writer.add(record, PatchPixels(s1=s1, s2=s2, rasters=rasters))
+    return folder / "c"
+
+
+WAYS = {"crop": {"crop": 12}, "as it lies": {"turn": False}, "turned": {}}
+
+
+@pytest.mark.parametrize("bands", [DEFAULT_BANDS, BOTH], ids=["all", "some"])
+@pytest.mark.parametrize("way", WAYS)
+def test_windows_are_what_is_shown_of_whole_samples(cloudy: Path, way: str, bands) -> None:
+    """A dataset with a transform is read whole and then cut; one without by windows. The same."""
+    framing = Framing(bands, seed=3, **WAYS[way])
+    plain = DeepSentinelDataset(cloudy, None)
+    whole = DeepSentinelDataset(cloudy, None, transforms=dict)
+    found, expected = (
+        islice(MapFeed([d], framing, batch_size=6, seed=1).batches(Position()), 6)
+        for d in (plain, whole)
+    )
+    gaps = 0
+    for (_, batch), (_, reference) in zip(found, expected, strict=True):
+        assert batch["meta"] == reference["meta"]
+        assert batch["empty"] == reference["empty"]
+        gaps += int(reference["image_s2"][:, -1].isnan().sum())
+        for key in ("image_s1", "image_s2"):
+            torch.testing.assert_close(batch[key], reference[key], rtol=0, atol=0, equal_nan=True)
+    assert gaps > 6 * 12 * 12  # clouds, and patches without Sentinel-2
+
+
+def test_windows_of_a_stream_are_what_is_shown_of_its_samples(cloudy: Path) -> None:
+    framing = Framing(BOTH, crop=12, seed=3)
+    streams = (
+        DeepSentinelStream(cloudy, None, seed=2, transforms=transform) for transform in (None, dict)
+    )
+    found, expected = (
+        islice(StreamFeed(stream, framing, batch_size=6).batches(Position(batch=1)), 5)
+        for stream in streams
+    )
+    for (_, batch), (_, reference) in zip(found, expected, strict=True):
+        assert batch["meta"] == reference["meta"]
+        for key in ("image_s1", "image_s2"):
+            torch.testing.assert_close(batch[key], reference[key], rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_batch_of_windows_lies_in_memory_as_it_was_decoded(root: Path) -> None:
+    dataset, framing = DeepSentinelDataset(root, None), Framing(DEFAULT_BANDS, crop=8)
+    feed = MapFeed([dataset], framing, batch_size=4, seed=0)
+    samples = feed.shown.__getitems__([(0, 0, i) for i in range(4)])
+    batch = collate_observed(samples)
+    for key in ("image_s1", "image_s2"):
+        assert batch[key].data_ptr() == samples[0][key].data_ptr()
+
+
+def test_the_next_batch_is_read_while_one_is_used_and_no_more() -> None:
+    made, on = [], threading.Event()
+
+    def numbers():
+        for i in count():
+            made.append((i, threading.current_thread().name))
+            yield i
+            if i == 0:
+                assert on.wait(10)  # the second comes only once the first is being used
+
+    ahead = one_ahead(numbers())
+    assert next(ahead) == 0
+    on.set()
+    assert [next(ahead) for _ in range(3)] == [1, 2, 3]
+    ahead.close()
+    assert [i for i, _ in made] == [0, 1, 2, 3, 4]
+    assert threading.current_thread().name not in {name for _, name in made}
+
+
+def test_what_fails_on_the_thread_fails_in_the_loop() -> None:
+    def broken():
+        yield 1
+        raise SampleError("no more")
+
+    ahead = one_ahead(broken())
+    assert next(ahead) == 1
+    with pytest.raises(SampleError, match="no more"):
+        next(ahead)
+
+
+def test_only_datasets_that_draw_nothing_are_read_on_a_thread(root: Path) -> None:
+    """Others may draw from torch's generator, of which dropout draws at the same time."""
+
+    class Other(DeepSentinelDataset):
+        pass
+
+    plain = DeepSentinelDataset(root, None)
+    near = WithNeighbours(plain)
+    cases = [
+        (plain, True), (near, True), (numbered(8), True), (Other(root, None), False),
+        (DeepSentinelDataset(root, None, transforms=dict), False),
+    ]  # fmt: skip
+    for dataset, expected in cases:
+        assert MapFeed([dataset], Framing(BOTH), batch_size=2, seed=0).on_thread is expected
+    assert not MapFeed([plain], Framing(BOTH), batch_size=2, seed=0, num_workers=1).on_thread

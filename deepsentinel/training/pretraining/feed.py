@@ -20,6 +20,7 @@ from deepsentinel.errors import TrainingError
 from deepsentinel.sample import Batch, Sample
 from deepsentinel.training.finetuning.loader import derive, tell_epoch
 from deepsentinel.training.pretraining.framing import Framing, collate_observed
+from deepsentinel.training.pretraining.windows import Windows, draws_nothing, one_ahead
 
 Samples = Dataset[Sample] | list[Sample]
 
@@ -85,7 +86,7 @@ class MapFeed:
         seed: decides the order.
         rank: which of the processes this is.
         world_size: how many there are.
-        num_workers: worker processes that read.
+        num_workers: worker processes that read; without, a thread reads a batch ahead.
         pin: keep batches where a GPU fetches them fast.
 
     Raises:
@@ -113,6 +114,7 @@ class MapFeed:
     ) -> None:
         sizes = [_length(d) for d in datasets]
         self.datasets, self.seed = datasets, seed
+        self.on_thread = num_workers == 0 and all(map(draws_nothing, datasets))
         self.shown = _Shown(datasets, sizes, framing)
         self.order = _Order(sizes, _shares(shares, sizes), seed, batch_size, rank, world_size)
         if not self.order.batches:
@@ -137,6 +139,10 @@ class MapFeed:
 
     def batches(self, position: Position) -> Iterator[tuple[Position, Batch]]:
         """Batches from a position on, each with the position after it."""
+        batches = self._batches(position)
+        return one_ahead(batches) if self.on_thread else batches
+
+    def _batches(self, position: Position) -> Iterator[tuple[Position, Batch]]:
         assert self.loader.generator is not None  # noqa: S101 - made above
         while True:
             self.order.position = position
@@ -162,18 +168,33 @@ class _Shown:
 
     def __init__(self, datasets: Sequence[Samples], sizes: Sequence[int], framing: Framing) -> None:
         self.datasets, self.framing = datasets, framing
+        self.windows = [Windows.of(dataset, framing) for dataset in datasets]
         self.ends = list(accumulate(sizes))
 
-    def __getitems__(self, turns: Sequence[Turn]) -> list[Sample]:
-        """What a `DataLoader` asks for: a batch, which a corpus reads at once."""
-        places: list[list[int]] = [[] for _ in self.datasets]
+    def __getitems__(self, turns: Sequence[Turn]) -> Sequence[Sample]:
+        """What a `DataLoader` asks for: a batch, of which a corpus reads its part at once."""
         of = [bisect_right(self.ends, number) for *_, number in turns]
-        for which, (*_, number) in zip(of, turns, strict=True):
-            places[which].append(number - (self.ends[which - 1] if which else 0))
-        read = [iter(_together(d, p)) for d, p in zip(self.datasets, places, strict=True)]
+        parts = [
+            self._part(which, [turn for turn, o in zip(turns, of, strict=True) if o == which])
+            for which in sorted(set(of))
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        coming = dict(zip(sorted(set(of)), map(iter, parts), strict=True))
+        return [next(coming[which]) for which in of]
+
+    def _part(self, which: int, turns: Sequence[Turn]) -> Sequence[Sample]:
+        """Patches of one dataset."""
+        first = self.ends[which - 1] if which else 0
+        places = [number - first for *_, number in turns]
+        windows = self.windows[which]
+        if windows is not None:
+            epoch, rounds = turns[0][0], [round_ for _, round_, _ in turns]
+            return windows.together(places, epoch=epoch, rounds=rounds)
+        read = _together(self.datasets[which], places)
         return [
-            self.framing(next(read[which]), epoch=epoch, round=round_, number=number)
-            for which, (epoch, round_, number) in zip(of, turns, strict=True)
+            self.framing(sample, epoch=epoch, round=round_, number=number)
+            for sample, (epoch, round_, number) in zip(read, turns, strict=True)
         ]
 
 
@@ -184,7 +205,7 @@ class _ReadsTogether(Protocol):
 
 def _together(dataset: Samples, places: list[int]) -> Sequence[Sample]:
     if isinstance(dataset, _ReadsTogether):
-        return dataset.__getitems__(places) if places else []
+        return dataset.__getitems__(places)
     return [dataset[i] for i in places]
 
 

@@ -1,12 +1,14 @@
 """How a patch is shown to an encoder that is trained: a crop, a turn, its bands; and batches of that."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from itertools import compress, cycle
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deepsentinel.bands import DEFAULT_BANDS, Sensor
@@ -15,6 +17,29 @@ from deepsentinel.sample import IMAGE_KEYS, NEIGHBOUR_KEYS, Batch, PatchMeta, Sa
 
 EMPTY_KEY = "empty"
 """Key of a batch: how many of its patches had nothing to show and were replaced by others."""
+TRIES = 8
+"""How often a crop is drawn that shows nothing."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A window of a patch, laid in one of the eight ways.
+
+    Example:
+        >>> Look(slice(1, 3), slice(1, None, -1), transposed=True)(np.arange(9).reshape(3, 3))
+        array([[4, 7],
+               [3, 6]])
+    """
+
+    rows: slice
+    columns: slice
+    """Backwards, where it mirrors."""
+    transposed: bool
+
+    def __call__(self, planes: NDArray[Any]) -> NDArray[Any]:
+        """A view of (..., H, W)."""
+        cut = planes[..., self.rows, self.columns]
+        return cut.swapaxes(-2, -1) if self.transposed else cut
 
 
 class AsEncoder:
@@ -40,8 +65,13 @@ class AsEncoder:
     def __init__(self, bands: Mapping[Sensor, Sequence[str]]) -> None:
         self.bands = {s: tuple(b) for s, b in bands.items()}
 
-    def __call__(self, sample: Sample) -> Sample:
-        """The sample with these bands, its `meta`, and whatever is neither image nor label."""
+    def __call__(self, sample: Sample, *, moved: bool = False) -> Sample:
+        """The sample with these bands, its `meta`, and whatever is neither image nor label.
+
+        Args:
+            sample: with one image or both.
+            moved: whether its images lie elsewhere than `meta.transform` says.
+        """
         like = next((sample[k] for k in IMAGE_KEYS.values() if k in sample), None)
         if like is None:
             raise SampleError(
@@ -54,8 +84,13 @@ class AsEncoder:
             for key in (IMAGE_KEYS[sensor], NEIGHBOUR_KEYS[sensor]):
                 if key in sample or key in IMAGE_KEYS.values():
                     out[key] = _placed(sample.get(key), found, names, like)
-        bands = {f"bands_{s}": self.bands.get(s, ()) for s in IMAGE_KEYS}
-        return {**out, "meta": replace(meta, **bands)}
+        shown = replace(
+            meta,
+            bands_s1=self.bands.get("s1", ()),
+            bands_s2=self.bands.get("s2", ()),
+            transform=None if moved else meta.transform,
+        )
+        return {**out, "meta": shown}
 
 
 _LEFT_OUT = {*IMAGE_KEYS.values(), "mask", "label", "bbox_xyxy", "target", "cloud", "dem", "meta"}
@@ -125,65 +160,83 @@ class Framing:
             ShapeError: it is smaller than the crop, or its images differ in size.
         """
         meta = sample.get("meta", PatchMeta(id=""))
-        name = crc32(meta.id.encode()) if meta.id else number
-        draws = np.random.default_rng([self.seed, epoch, round, name])
+        draws = self.draws(meta.id, epoch=epoch, round=round, number=number)
         shown = dict(sample)
         for keys in (IMAGE_KEYS, NEIGHBOUR_KEYS):
             shown |= self._moved({k: sample[k] for k in keys.values() if k in sample}, draws)
-        moved = self.turn or self.crop is not None
-        shown["meta"] = replace(meta, transform=None) if moved else meta
-        return self.prepare(shown)
+        return self.prepare(shown, moved=self.moves)
+
+    @property
+    def moves(self) -> bool:
+        """Whether patches are not shown as they lie."""
+        return self.turn or self.crop is not None
+
+    def draws(
+        self,
+        name: str,
+        *,
+        epoch: int,
+        round: int = 0,  # noqa: A002 - what it is
+        number: int = 0,
+    ) -> np.random.Generator:
+        """What decides how a patch is shown; arguments as for a call, `name` being its id."""
+        key = crc32(name.encode()) if name else number
+        return np.random.default_rng([self.seed, epoch, round, key])
+
+    def looks(self, size: tuple[int, int], draws: np.random.Generator) -> Iterator[Look]:
+        """Ways to look at a patch of that size, of which the first that shows something is taken.
+
+        Raises:
+            ShapeError: the patch is smaller than the crop.
+        """
+        way = int(draws.integers(8)) if self.turn else 0
+        mirrors, transposed = (bool(way & 1), bool(way & 2)), bool(way & 4)
+        if self.crop is not None and min(size) < self.crop:
+            raise ShapeError(
+                f"a crop of {self.crop} px was asked from a patch of {size[0]}x{size[1]} px. Ask for "
+                f"at most {min(size)} px."
+            )
+        height, width = size if self.crop is None else (self.crop, self.crop)
+        for _ in range(TRIES if self.crop else 1):
+            top, left = (
+                int(draws.integers(size[0] - height + 1)),
+                int(draws.integers(size[1] - width + 1)),
+            )
+            rows, columns = _run(top, height, mirrors[0]), _run(left, width, mirrors[1])
+            yield Look(rows, columns, transposed)
 
     def _moved(self, images: dict[str, Tensor], draws: np.random.Generator) -> dict[str, Tensor]:
         """Images of one place, cut and turned alike."""
         if not images:
             return images
-        sizes = {tuple(image.shape[-2:]) for image in images.values()}
+        sizes = {(image.shape[-2], image.shape[-1]) for image in images.values()}
         if len(sizes) > 1:
             raise ShapeError(f"images of one patch differ in size: {sorted(sizes)}.")
-        cut = images
-        for _ in range(TRIES if self.crop else 0):
-            cut = self._cut(images, next(iter(sizes)), draws)
+        cut: dict[str, NDArray[Any]] = {}
+        for look in self.looks(next(iter(sizes)), draws):
+            cut = {k: look(image.numpy()) for k, image in images.items()}
             if observed(cut.values()):
                 break
-        way = int(draws.integers(8)) if self.turn else 0
-        return {k: _turned(image, way) for k, image in cut.items()}
-
-    def _cut(
-        self, images: dict[str, Tensor], size: tuple[int, ...], draws: np.random.Generator
-    ) -> dict[str, Tensor]:
-        side = self.crop or 0
-        if min(size) < side:
-            raise ShapeError(
-                f"a crop of {side} px was asked from a patch of {size[0]}x{size[1]} px. Ask for at "
-                f"most {min(size)} px."
-            )
-        top, left = (int(draws.integers(n - side + 1)) for n in size)
-        return {k: x[..., top : top + side, left : left + side] for k, x in images.items()}
+        return {k: torch.from_numpy(np.ascontiguousarray(image)) for k, image in cut.items()}
 
 
-TRIES = 8
-"""How often a crop is drawn that shows nothing."""
+def _run(first: int, length: int, backwards: bool) -> slice:  # noqa: FBT001 - it is mapped
+    if not backwards:
+        return slice(first, first + length)
+    return slice(first + length - 1, first - 1 if first else None, -1)
 
 
-def _turned(image: Tensor, way: int) -> Tensor:
-    """One of the eight ways to lay a patch."""
-    if way >= 4:
-        image = image.flip(-1)
-    return torch.rot90(image, way % 4, (-2, -1)) if way % 4 else image
-
-
-def observed(images: Iterable[Tensor]) -> bool:
+def observed(images: Iterable[NDArray[Any]]) -> bool:
     """Whether one of some images has a finite value; a few pixels of each are asked before all.
 
     Example:
-        >>> nothing = torch.full((2, 9, 9), float("nan"))
-        >>> observed([nothing]), observed([nothing, torch.zeros(2, 9, 9)])
+        >>> nothing = np.full((2, 9, 9), np.nan)
+        >>> observed([nothing]), observed([nothing, np.zeros((2, 9, 9))])
         (False, True)
     """
     images = tuple(images)
     few = (image[..., ::8, ::8] for image in images)
-    return any(bool(part.isfinite().any()) for part in (*few, *images))
+    return any(bool(np.isfinite(part).any()) for part in (*few, *images))
 
 
 def collate_observed(samples: Sequence[Sample]) -> Batch:
@@ -202,8 +255,12 @@ def collate_observed(samples: Sequence[Sample]) -> Batch:
         >>> batch["image_s1"].isfinite().all().item(), batch["empty"]
         (True, 1)
     """
-    shown = [observed(s[k] for k in IMAGE_KEYS.values() if k in s) for s in samples]
-    seen = list(compress(samples, shown))
+    batch = collate(samples)
+    few = [batch[k][..., ::8, ::8] for k in IMAGE_KEYS.values() if k in batch]
+    if bool(sum(x.isfinite().flatten(1).any(dim=1) for x in few).all()):
+        return {**batch, EMPTY_KEY: 0}
+    shown = [observed(s[k].numpy() for k in IMAGE_KEYS.values() if k in s) for s in samples]
+    seen = [sample for sample, has in zip(samples, shown, strict=True) if has]
     if not seen:
         raise SampleError(
             f"nothing was observed in any of the {len(samples)} patches of a batch. Look at the "

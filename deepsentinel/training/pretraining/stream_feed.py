@@ -12,6 +12,7 @@ from deepsentinel.errors import TrainingError
 from deepsentinel.sample import Batch, Sample
 from deepsentinel.training.pretraining.feed import Position, evenly
 from deepsentinel.training.pretraining.framing import Framing, collate_observed
+from deepsentinel.training.pretraining.windows import Windows, one_ahead
 
 
 class StreamFeed:
@@ -42,6 +43,8 @@ class StreamFeed:
         pin: bool = False,
     ) -> None:
         self.stream, self.framing = stream, framing
+        plain = type(stream) is DeepSentinelStream
+        self.windows = Windows.of(stream.dataset, framing) if plain else None
         self.batch_size, self.num_workers, self.pin = batch_size, num_workers, pin
         self.rank, self.world_size = rank, world_size
         if world_size > 1 and stream.remainder == "keep":
@@ -66,6 +69,11 @@ class StreamFeed:
 
     def batches(self, position: Position) -> Iterator[tuple[Position, Batch]]:
         """Batches from a position on, each with the position after it."""
+        batches = self._batches(position)
+        on_thread = self.num_workers == 0 and self.windows is not None
+        return one_ahead(batches) if on_thread else batches
+
+    def _batches(self, position: Position) -> Iterator[tuple[Position, Batch]]:
         while True:
             first, given = progress(self.counts, position.batch)
             starts = [n * self.batch_size for n in given]
@@ -94,7 +102,7 @@ class _Rest(IterableDataset[Sample]):
     """What the workers of a stream have not yet read of an epoch."""
 
     def __init__(self, feed: StreamFeed, epoch: int, first: int, starts: Sequence[int]) -> None:
-        self.stream, self.framing = feed.stream, feed.framing
+        self.stream, self.framing, self.windows = feed.stream, feed.framing, feed.windows
         self.rank, self.world_size = feed.rank, feed.world_size
         self.epoch, self.first, self.starts = epoch, first, tuple(starts)
 
@@ -104,7 +112,11 @@ class _Rest(IterableDataset[Sample]):
         # Loaders ask worker 0 first: it stands in for the one whose turn it is.
         number = 0 if worker is None else (worker.id + self.first) % readers
         place = Place(rank=self.rank, world_size=self.world_size, worker=number, workers=readers)
-        for sample in self.stream.read(self.epoch, place, start=self.starts[number]):
+        start = self.starts[number]
+        if self.windows is not None:
+            yield from self.windows.stream(self.stream, self.epoch, place, start=start)
+            return
+        for sample in self.stream.read(self.epoch, place, start=start):
             yield self.framing(sample, epoch=self.epoch)
 
 
