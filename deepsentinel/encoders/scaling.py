@@ -17,7 +17,8 @@ Rule = Literal["standard", "unit", "as-is", "amplitude"]
 
 GRD_GAIN = 602.0
 """Digital number of an uncalibrated IW GRD at 0 dB, in the middle of the swath (38.3 degrees): 474 /
-sqrt(sin(angle)), 680 to 559 from near to far. Products state theirs; dB do not tell it."""
+sqrt(sin(angle)), 680 to 559 from near to far. Products state theirs; dB do not tell it. No
+publication states 474: it was derived from the annotation of one product (docs/design/033)."""
 GRD_NOISE = 10**-2.2
 """Thermal noise that such a product holds, as power: -22 dB, ESA's limit for Sentinel-1."""
 

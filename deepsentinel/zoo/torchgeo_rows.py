@@ -59,7 +59,8 @@ _DOFA: dict[str, Any] = {
     "scores by the authors' statistics of these pictures; not rounded. Reflectance is clipped at 0.3558 "
     "in B02, B03, B04, else at 0.816. Radar's pictures are digital numbers of uncalibrated IW GRD, "
     "clipped at 255; dB become such numbers by 602 sqrt(10^(dB/10) + 10^-2.2), which is approximate: "
-    "the gain is that of mid-swath (680 to 559 from near to far) and the thermal noise ESA's limit. "
+    "no publication states the gain, which this project derived from the annotation of one product for "
+    "mid-swath (680 to 559 from near to far; docs/design/033), and the thermal noise is ESA's limit. "
     "What was not observed enters as the mean.",
     "levels": LEVELS["L1C"],
     "fusion": "late: each sensor through the one network, mean of those that saw something",
@@ -70,7 +71,8 @@ _DOFA: dict[str, Any] = {
     "citation": "Xiong et al., Neural Plasticity-Inspired Foundation Model for Observing the Earth "
     "Crossing Modalities. arXiv 2403.15356, 2024.",
     "limits": "Use this when bands vary and Sentinel-2 leads, of which it reads nine: Sentinel-1 enters "
-    "through an approximate calibration. Patches are resized to 224 x 224 px inside. "
+    "through an approximate calibration that is this project's own. Patches are resized to 224 x 224 px "
+    "inside. "
     + DARKER.strip(),
 }
 
