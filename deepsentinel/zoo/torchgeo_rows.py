@@ -72,8 +72,7 @@ _DOFA: dict[str, Any] = {
     "Crossing Modalities. arXiv 2403.15356, 2024.",
     "limits": "Use this when bands vary and Sentinel-2 leads, of which it reads nine: Sentinel-1 enters "
     "through an approximate calibration that is this project's own. Patches are resized to 224 x 224 px "
-    "inside. "
-    + DARKER.strip(),
+    "inside. " + DARKER.strip(),
 }
 
 TORCHGEO: tuple[PublicRow, ...] = (
