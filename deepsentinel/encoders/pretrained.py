@@ -137,7 +137,7 @@ class Pretrained(nn.Module, ABC):
 
     def save_pretrained(
         self, folder: str | Path, *, card: Card | None = None, dtype: torch.dtype = torch.float32
-    ) -> None:
+    ) -> Path:
         """Write `config.json` and `model.safetensors`.
 
         Args:
@@ -146,6 +146,9 @@ class Pretrained(nn.Module, ABC):
                 sha256 of the weights are filled in. The encoder's own card by default.
             dtype: of the stored parameters; `torch.float16` halves the file. They are loaded as
                 float32. Statistics and other buffers stay as they are.
+
+        Returns:
+            The folder; `deepsentinel.load_encoder` opens it.
 
         Raises:
             WeightsError: a parameter is not finite in `dtype`.
@@ -156,6 +159,7 @@ class Pretrained(nn.Module, ABC):
         sha256 = write_weights(place, self, dtype)
         self._card = replace(card or self.card, macs_per_px=cost, sha256=sha256)
         write_config(place, self.config, self.card, kind=type(self).__name__)
+        return place
 
     def push_to_hub(
         self,

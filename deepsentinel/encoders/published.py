@@ -316,7 +316,7 @@ def _extras(month: int | Tensor | None, lonlat: Tensor | None, like: Tensor) -> 
     count, device = like.shape[0], like.device
     months = None if month is None else month_index(month, count, device)
     if lonlat is not None:
-        lonlat = lonlat.to(device)
+        lonlat = torch.as_tensor(lonlat, device=device)  # a list of pairs does too
         unit_sphere(lonlat, count)  # raises where it is no place on earth
     return Extras(months, lonlat)
 

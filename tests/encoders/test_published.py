@@ -163,6 +163,7 @@ def test_month_and_location_matter(encoder, patches):
     )
     assert not close(here, june)
     assert not close(here, there)
+    assert torch.equal(encoder(**patches, lonlat=[[-170, 40]] * 2).embedding, there)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 21), (61, 16)])
@@ -257,6 +258,7 @@ def test_export_with_dynamic_sizes(name):
         ({"month": torch.tensor([1, 2, 3])}, ShapeError, r"shape \(2,\)"),
         ({"month": 7.5}, ShapeError, "one int"),
         ({"lonlat": torch.zeros(2)}, ShapeError, r"expected \(2, 2\)"),
+        ({"lonlat": [10.0, 50.0]}, ShapeError, r"expected \(2, 2\)"),
         ({"lonlat": torch.tensor([[10.0, 50.0], [40.0, 120.0]])}, ShapeError, "longitude first"),
         ({"lonlat": torch.tensor([[10.0, 50.0], [40.0, NAN]])}, ShapeError, "all finite"),
         ({"s2": torch.full((2, 12, 32, 32), 3000.0)}, UnitsError, "digital numbers"),

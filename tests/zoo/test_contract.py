@@ -208,7 +208,7 @@ def test_gradients_reach_every_band(encoder: Pretrained, patches: dict[str, Tens
 
 @torch.inference_mode()
 def test_saved_and_opened(encoder: Pretrained, patches: dict[str, Tensor], tmp_path: Path) -> None:
-    encoder.save_pretrained(tmp_path)
+    assert encoder.save_pretrained(tmp_path) == tmp_path
     again = load_encoder(tmp_path)
     assert type(again) is type(encoder)
     assert again.card == encoder.card
