@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any
 
 from deepsentinel.errors import MissingExtraError, StoreError, UnknownNameError, nearest
@@ -56,9 +58,39 @@ def check_payer(family: Family, url: str, requester_pays: Pays) -> Pays:
     return requester_pays
 
 
-def _open_google(_: str, options: Mapping[str, Any], payer: Pays) -> Any:
+_NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+_LISTINGS = {"listings_expiry_time", "max_paths", "skip_instance_cache", "use_listings_cache"}
+"""Options of every client of fsspec that no constructor names."""
+
+
+def _check_options(client: type, options: Mapping[str, Any], url: str) -> None:
+    """Refuse what a client would take and never look at.
+
+    Raises:
+        StoreError: an option that neither the client nor a class below it names.
+    """
+    inits = [vars(kind)["__init__"] for kind in client.__mro__ if "__init__" in vars(kind)]
+    named = {
+        p.name for init in inits for p in signature(init).parameters.values() if p.kind in _NAMED
+    }
+    known = named - {"self"} | _LISTINGS
+    for name in options:
+        if name not in known:
+            raise StoreError(
+                f"storage_options name {name!r} for {url}, which {client.__name__} does not know. "
+                f"{nearest(name, sorted(known))}"
+            )
+
+
+def _open_google(url: str, options: Mapping[str, Any], payer: Pays) -> Any:
     from gcsfs.core import GCSFileSystem  # its heir asks a second API, for a minute
 
+    _check_options(GCSFileSystem, options, url)
+    token = options.get("token")
+    if isinstance(token, str) and token.endswith(".json") and not Path(token).exists():
+        raise StoreError(  # gcsfs would send the path to Google as if it were a token
+            f"there is no service-account file {token!r}, which storage_options name for {url}."
+        )
     filesystem = GCSFileSystem(**{**_PLAIN, "requester_pays": payer or False, **options})
     once = getattr(GCSFileSystem._request, "__wrapped__", None)  # noqa: SLF001 - drops its retries
     if once is not None:
@@ -69,6 +101,7 @@ def _open_google(_: str, options: Mapping[str, Any], payer: Pays) -> Any:
 def _open_azure(url: str, options: Mapping[str, Any], _: Pays) -> Any:
     from adlfs import AzureBlobFileSystem
 
+    _check_options(AzureBlobFileSystem, options, url)
     named = AzureBlobFileSystem._get_kwargs_from_urls(url)  # noqa: SLF001 - fsspec's own way
     filesystem = AzureBlobFileSystem(**{**_PLAIN, **named, **options})
     client = filesystem.service_client

@@ -67,7 +67,7 @@ def explain(error: BaseException, place: Place) -> StoreError:
 
     The result is free of secrets; the client's own error may hold some and is not chained to it.
     """
-    said = place.options.redact(_said(error))
+    said = place.options.redact(_said(_telling(error)))
     if _wants_payer(error) and place.pays is None:
         return RequesterPaysError(
             f"{place.url} lies in a bucket whose readers pay ({said}). {place.family.pays}."
@@ -134,6 +134,13 @@ def _kind_of_class(error: BaseException) -> type[StoreError] | None:
     if transient or names.intersection(_NETWORK_CLASSES):
         return TransientError
     return None
+
+
+def _telling(error: BaseException) -> BaseException:
+    """The error that says what happened: fsspec calls any failure of a web server a missing file."""
+    cause = error.__cause__
+    missing = isinstance(error, FileNotFoundError)
+    return cause if missing and cause is not None and _kind(error) is TransientError else error
 
 
 def _wants_payer(error: BaseException) -> bool:

@@ -10,7 +10,12 @@ from urllib.parse import quote, unquote
 
 from fsspec.asyn import sync
 
-from deepsentinel.errors import StoreError, StoreNotFoundError, TransientError
+from deepsentinel.errors import (
+    DeepSentinelError,
+    StoreError,
+    StoreNotFoundError,
+    TransientError,
+)
 from deepsentinel.store.families import Family, Pays, check_payer, family_of
 from deepsentinel.store.faults import Place, ShortReadError, explain
 from deepsentinel.store.options import Options, redact, starting_process
@@ -63,6 +68,11 @@ class RemoteStore:
         self._family = family
         self._options = options or Options(None)
         self._retry = retry or Retry()
+        if not self._root.partition("://")[2]:
+            raise StoreError(
+                f"{url} names no place: give the rest of it too, as in gs://bucket/corpus or "
+                "hf://datasets/user/name."
+            )
         if redact(self._root) != self._root:
             raise StoreError(
                 f"{self.url} carries credentials. Pass them as storage_options, which stay hidden: "
@@ -220,6 +230,8 @@ class RemoteStore:
             outcomes: builtins.list[T | BaseException] = sync(
                 fs.loop, together, jobs, fs, clock, timeout=max(0, clock.left) + 5
             )
+        except DeepSentinelError:
+            raise  # the client could not be made, and what to do is said already
         except Exception as error:  # noqa: BLE001 - whatever a client raises is explained by `_error`
             return [error] * len(jobs)
         return outcomes
@@ -289,7 +301,8 @@ async def _length(fs: Any, where: str) -> int | None:
 
 
 def _given_up(ours: StoreError, theirs: BaseException, clock: Clock) -> StoreError:
-    tried = f"after {clock.tries} tries in {clock.elapsed:.0f} s"
+    tries = "1 try" if clock.tries == 1 else f"{clock.tries} tries"
+    tried = f"after {tries} in {clock.elapsed:.0f} s"
     text = str(ours).rstrip(".")
     if isinstance(theirs, ShortReadError):
         where = text.partition(" could not be reached")[0]

@@ -1,14 +1,22 @@
 import multiprocessing
 import pickle
+import socket
+import sys
 import traceback
 
 import pytest
 
-from deepsentinel.errors import NotAuthorisedError, StoreError
+from deepsentinel.errors import (
+    MissingExtraError,
+    NotAuthorisedError,
+    StoreError,
+    TransientError,
+)
 from deepsentinel.store import Options, open_store
 from deepsentinel.store.families import family_of
 from deepsentinel.store.faults import Place, explain
 from deepsentinel.store.options import redact
+from deepsentinel.store.retry import Retry
 
 KEY = "c2VjcmV0LWtleS1vZi1henVyZQ=="
 CONNECTION = (
@@ -116,3 +124,40 @@ def test_a_password_in_a_url_is_refused_and_not_repeated():
     with pytest.raises(StoreError, match="storage_options") as caught:
         open_store("https://me:hunter2@host/corpus")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "said"),
+    [
+        ("gs://b/c", {"tokenn": "anon"}, r"names? 'tokenn'.*Did you mean 'token'"),
+        ("az://b/c", {"acount_name": "me"}, r"names? 'acount_name'.*Did you mean 'account_name'"),
+        ("gs://b/c", {"token": "nowhere/key.json"}, "no service-account file 'nowhere/key.json'"),
+    ],
+)
+def test_options_that_a_client_would_not_look_at_are_refused(url, options, said):
+    """Before anything is sent: a wrong path would go to Google as if it were a token."""
+    with pytest.raises(StoreError, match=said):
+        open_store(url, storage_options=options, retry=Retry(attempts=1)).read("x")
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3", "az", "https", "hf"])
+def test_a_url_that_names_no_place_is_refused(scheme):
+    with pytest.raises(StoreError, match=f"{scheme}:// names no place"):
+        open_store(f"{scheme}://")
+
+
+def test_a_client_that_is_not_installed_says_which(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'deepsentinel\[s3\]'"):
+        open_store("s3://bucket/corpus").read("x")
+
+
+def test_what_a_web_server_did_not_do_is_said_as_it_was():
+    """fsspec says "file not found" of a connection that was refused."""
+    with socket.socket() as taken:  # bound and not listening: nobody else can, either
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/corpus"
+        with pytest.raises(TransientError, match="Cannot connect to host") as caught:
+            open_store(url, retry=Retry(attempts=1)).read("x")
+    assert "FileNotFound" not in str(caught.value)
+    assert "after 1 try in" in str(caught.value)
