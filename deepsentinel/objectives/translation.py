@@ -18,7 +18,14 @@ from deepsentinel.objectives.adversary import (
 )
 from deepsentinel.objectives.hiding import NAN
 from deepsentinel.objectives.objective import Objective, detached
-from deepsentinel.objectives.pixels import RGB, RGB_TOP, PixelDecoder, mean_over
+from deepsentinel.objectives.pixels import (
+    RGB,
+    RGB_TOP,
+    PixelDecoder,
+    mean_over,
+    pictures,
+    together,
+)
 from deepsentinel.objectives.views import encode, images_of, observed
 from deepsentinel.sample import IMAGE_KEYS, Batch, batch_bands
 from deepsentinel.units import evi
@@ -129,10 +136,11 @@ class Translation(Objective):
 
     @torch.no_grad()
     def images(self, encoder: FusionEncoder, batch: Batch) -> dict[str, Tensor]:
-        """`drawn` and `truth`, in colour or in grey."""
+        """What Sentinel-1 shows, `drawn` from it, and `truth`, the last two in colour or in grey."""
         images = images_of(encoder, batch)
         named = {"drawn": self._drawn(encoder, images), "truth": self._target(batch, images)[0]}
-        return {
+        radar = pictures(together(images), encoder)["s1"]
+        return {"s1_shown": radar} | {
             k: ((1 + x) / 2).nan_to_num(0.5).clamp(0, 1).expand(-1, 3, -1, -1)
             for k, x in named.items()
         }

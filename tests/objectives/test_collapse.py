@@ -22,6 +22,7 @@ from deepsentinel.objectives.objective import Objective
 from deepsentinel.objectives.registry import OBJECTIVES
 from deepsentinel.objectives.views import encode, images_of
 from deepsentinel.sample import collate
+from tests.objectives.collapsing import MADE_TO_COLLAPSE
 from tests.objectives.conftest import make, make_encoder, seeded, trainable
 
 
@@ -68,30 +69,6 @@ def test_one_embedding_has_no_spread(shape):
         spread(torch.zeros(shape))
 
 
-class Agree(nn.Module):
-    """What is left of NT-Xent where nothing repels."""
-
-    def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        return -nn.functional.cosine_similarity(first, second).mean()
-
-
-def simclr_without_negatives(encoder: FusionEncoder) -> Objective:
-    objective = make("simclr", encoder)
-    objective.criterion = Agree()
-    objective.head = nn.Linear(encoder.embed_dim, 16)  # batch norm in a head repels a little
-    return objective
-
-
-def byol_without_predictor(encoder: FusionEncoder) -> Objective:
-    objective = make("byol", encoder, momentum=0.0)
-    objective.predict = nn.Identity()
-    return objective
-
-
-def vicreg_without_variance(encoder: FusionEncoder) -> Objective:
-    return make("vicreg", encoder, variance=0.0, covariance=0.0)
-
-
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> DeepSentinelDataset:
     root = tmp_path_factory.mktemp("collapse") / "corpus"
@@ -124,9 +101,7 @@ def said(
     return found
 
 
-@pytest.mark.parametrize(
-    "made", [simclr_without_negatives, byol_without_predictor, vicreg_without_variance]
-)
+@pytest.mark.parametrize("made", MADE_TO_COLLAPSE)
 def test_runs_that_are_made_to_collapse_say_so(made, scenes) -> None:
     found = said(scenes, made, steps=200)
     assert found[:3] == [None] * 3

@@ -223,11 +223,21 @@ def test_only_the_loss_carries_a_graph(name):
     assert all(v.ndim == 0 for v in losses.values())
 
 
+PICTURES = {
+    "masked": [f"{s}_{what}" for what in ("shown", "drawn", "truth") for s in ("s1", "s2")],
+    "vae": [f"{s}_{what}" for what in ("drawn", "truth") for s in ("s1", "s2")],
+    "pix2pix": ["s1_shown", "drawn", "truth"],
+    "alae": [f"{s}_{what}" for what in ("truth", "again", "noise") for s in ("s1", "s2")],
+}
+
+
 @every
 def test_pictures_and_scores_are_what_they_say(name):
     encoder, batch = make_encoder().eval(), make_batch()
     objective = make(name, encoder)
-    for picture in objective.images(encoder, batch).values():
+    shown = objective.images(encoder, batch)
+    assert list(shown) == PICTURES.get(name, [])
+    for picture in shown.values():
         assert picture.shape == (4, 3, 32, 32)
         assert 0 <= picture.min() <= picture.max() <= 1
         assert not picture.requires_grad

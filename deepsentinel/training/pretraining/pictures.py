@@ -29,5 +29,5 @@ def sheet(pictures: Mapping[str, Tensor]) -> Figure:
         apart = F.pad(images.float().cpu().clamp(0, 1), (0, GAP), value=1.0)
         beside = torch.cat(list(apart), dim=-1)[..., :-GAP]  # (3, H, B (W + GAP))
         axis.imshow(beside.permute(1, 2, 0).numpy(), interpolation="nearest")
-        axis.set(xticks=[], yticks=[], ylabel=name)
+        axis.set(xticks=[], yticks=[], ylabel=name.replace("_", " "))
     return figure
