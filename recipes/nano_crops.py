@@ -236,7 +236,9 @@ class Labelled:
     radar: torch.Tensor
     """float32 (N, 256): embeddings of Sentinel-1 alone; NaN where there is none."""
     dense: torch.Tensor
-    """float16 (N, 256, 8, 8): maps of Sentinel-2 alone; 0 where there is none."""
+    """float16 (N, 256, 8, 8): maps of Sentinel-2 alone; NaN where there is none."""
+    echo: torch.Tensor
+    """float16 (N, 256, 8, 8): maps of Sentinel-1 alone; NaN where there is none."""
     plain: torch.Tensor
     """bool (N,), as in `Crop`."""
     imagined: torch.Tensor
@@ -246,7 +248,7 @@ class Labelled:
         return len(self.s1)
 
 
-FIELDS = ("s1", "s2", "optical", "radar", "dense", "plain", "imagined")
+FIELDS = ("s1", "s2", "optical", "radar", "dense", "echo", "plain", "imagined")
 
 
 class Teachers:
@@ -266,13 +268,14 @@ class Teachers:
         s1 = torch.from_numpy(np.stack([c.s1 for c in crops])).half()
         s2 = torch.from_numpy(np.stack([c.s2 for c in crops])).half()
         optical, dense = self._said("s2", s2)
-        radar, _ = self._said("s1", s1)
+        radar, echo = self._said("s1", s1)
         return Labelled(
             s1=s1,
             s2=s2,
             optical=optical,
             radar=radar,
             dense=dense,
+            echo=echo,
             plain=torch.tensor([c.plain for c in crops]) & s2.isfinite().flatten(1).any(1),
             imagined=torch.tensor([c.imagined for c in crops]),
         )
@@ -280,7 +283,8 @@ class Teachers:
     def _said(self, sensor: str, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         width = sum(e.embed_dim for e in self.encoders)
         vectors = torch.full((len(images), width), float("nan"))
-        maps = torch.zeros(len(images), width, CROP // CELL, CROP // CELL, dtype=torch.float16)
+        side = CROP // CELL
+        maps = torch.full((len(images), width, side, side), float("nan"), dtype=torch.float16)
         there = torch.nonzero(images.isfinite().flatten(1).any(1)).flatten()
         for some in there.split(32):
             found = [e(**{sensor: images[some].float()}) for e in self.encoders]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepsentinel.bands import SENSORS
+from deepsentinel.bands import SENSORS, Sensor
 from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.datasets.fields import cloud_field
 from deepsentinel.encoders.card import Score
@@ -18,7 +18,7 @@ from deepsentinel.encoders.presto import PrestoEncoder
 from deepsentinel.sample import IGNORE_INDEX, IMAGE_KEYS, Sample
 from deepsentinel.training.evaluate import band_statistics, embed
 from deepsentinel.training.evaluation.probe import fewshot_probe, spatial_blocks
-from deepsentinel.training.scoring.retrieval import cross_sensor_retrieval
+from deepsentinel.training.scoring.retrieval import retrieval_scores
 
 SIZES = (20, 60, 120)
 """Labels of the few-shot probe; the least training half of the scene's held-out blocks has 120."""
@@ -28,6 +28,9 @@ RANDOM_TWINS = 3
 PRESTO_CELL = 4
 """Pixels a side of the squares that Presto sees as one pixel: a sixteenth of the time. On validation
 blocks of the scene the scores differ by 0.0002 from those of single pixels."""
+CLEAR = 0.95
+"""Observed share of an image that counts as clear."""
+KEYS = ("image_s1", "image_s2")
 CLOUD = 0.5
 """Share of a patch under simulated clouds."""
 Table = dict[str, NDArray[np.float64]]
@@ -48,9 +51,9 @@ def measure(
     scores = [
         *scene(encoders, corpora["scene"], seed=seed),
         *site(encoders, corpora["worldcereal"], seed=seed),
-        *search(encoders, corpora["terramesh"]),
-        *clouds(encoders, corpora["terramesh"], seed=seed),
     ]
+    for name, dates in places(corpora).items():
+        scores += [*search(encoders, name, dates), *clouds(encoders, name, dates, seed=seed)]
     return tuple(scores)
 
 
@@ -123,46 +126,79 @@ def windows(sample: Sample, size: int) -> list[Sample]:
     ]
 
 
-def search(encoders: Mapping[str, list[Any]], root: Path) -> list[Score]:
-    """Sentinel-1 windows of the held-out terramesh place look for their Sentinel-2 partners."""
-    # Without meta every window is a place of its own: theirs is the position of the whole patch.
-    samples = [{k: v for k, v in s.items() if k != "meta"} for s in place(root, 32)]
-    found = {
-        name: [cross_sensor_retrieval(e, samples).s1_to_s2 for e in each]
-        for name, each in encoders.items()
+def places(corpora: Mapping[str, Path]) -> dict[str, list[list[Sample]]]:
+    """Of each held-out place the windows of each date that both sensors saw."""
+    site = DeepSentinelDataset(corpora["worldcereal"], "train", labels=())
+    dates = [s for s in (site[i] for i in range(len(site))) if _clear(s)]
+    return {
+        "a terramesh place": [place(corpora["terramesh"], 32)],
+        "a BigEarthNet pair": [place(corpora["pairs"], 16)],
+        "the WorldCereal site": [windows(s, 16) for s in dates],
     }
-    chance = {"recall@1": 1 / len(samples), "recall@5": 5 / len(samples)}
+
+
+def _clear(sample: Sample) -> bool:
+    """Whether nearly everything was seen by both sensors."""
+    return all(k in sample and bool(sample[k].isfinite().float().mean() > CLEAR) for k in KEYS)
+
+
+def search(
+    encoders: Mapping[str, list[Any]], name: str, dates: Sequence[Sequence[Sample]]
+) -> list[Score]:
+    """Sentinel-1 windows look for their Sentinel-2 partners among those of their place and date."""
+    count = len(dates[0])
+    found = {n: [[_found(e, date) for date in dates] for e in each] for n, each in encoders.items()}
     scores = []
-    for metric, luck in chance.items():
-        table = {n: np.array([np.mean([r[metric] for r in each])]) for n, each in found.items()}
-        title = f"S1 finds S2 among {len(samples)} windows of a held-out terramesh place"
-        scores.append(score(title, metric, "s1", {**table, "chance": np.array([luck])}))
-    print({n: [r["median_rank"] for r in each] for n, each in found.items()}, "median ranks")
+    for metric, luck in {"recall@1": 1 / count, "recall@5": 5 / count}.items():
+        table = {
+            n: np.mean([[date[metric] for date in r] for r in each], axis=0)
+            for n, each in found.items()
+        }
+        title = f"S1 finds S2 among {count} windows of {name}, {len(dates)} dates"
+        scores.append(score(title, metric, "s1", {**table, "chance": np.full(len(dates), luck)}))
     return scores
 
 
-def clouds(encoders: Mapping[str, list[Any]], root: Path, *, seed: int) -> list[Score]:
+def _found(encoder: Any, date: Sequence[Any]) -> dict[str, float]:
+    """Of one date; every window is a place of its own, though all have their patch's position."""
+    s1, s2 = (embed(encoder, date, sensors=(s,)).vectors for s in SENSORS)
+    return retrieval_scores(s1 - s1.mean(0), s2 - s2.mean(0))
+
+
+def clouds(
+    encoders: Mapping[str, list[Any]], name: str, dates: Sequence[Sequence[Sample]], *, seed: int
+) -> list[Score]:
     """How near the embedding of a cloudy patch is to that of the clear one, with and without S1.
 
     Distances are divided by the mean distance between clear embeddings of different patches.
     """
-    samples = place(root, 32)
-    cloudy = [clouded(s, np.random.default_rng([seed, i])) for i, s in enumerate(samples)]
+    cloudy = [
+        [clouded(s, np.random.default_rng([seed, i])) for i, s in enumerate(date)] for date in dates
+    ]
     scores = []
     for shown in (("s2",), SENSORS):
-        table = {}
-        for name, each in encoders.items():
-            clear = [embed(e, samples, sensors=shown).vectors for e in each]
-            other = [embed(e, cloudy, sensors=shown).vectors for e in each]
-            table[name] = np.array(
-                [relative_distance(a, b) for a, b in zip(clear, other, strict=True)]
-            ).mean(0)
+        table = {
+            n: np.mean([_moved(e, dates, cloudy, shown) for e in each], axis=0)
+            for n, each in encoders.items()
+        }
         title = (
-            f"distance of the embedding under {CLOUD:.0%} cloud to the clear one (less is better)"
+            f"distance of the embedding under {CLOUD:.0%} cloud to the clear one, windows of {name} "
+            "(less is better)"
         )
-        name = "both" if len(shown) > 1 else shown[0]
-        scores.append(score(title, "share of the distance between patches", name, table))
+        sensors = "both" if len(shown) > 1 else shown[0]
+        scores.append(score(title, "share of the distance between patches", sensors, table))
     return scores
+
+
+def _moved(
+    encoder: Any, dates: Sequence[Any], cloudy: Sequence[Any], shown: Sequence[Sensor]
+) -> NDArray[np.float64]:
+    """How far each window's embedding moved, date by date."""
+    each = [
+        relative_distance(*(embed(encoder, d, sensors=shown).vectors for d in pair))
+        for pair in zip(dates, cloudy, strict=True)
+    ]
+    return np.concatenate(each)
 
 
 def clouded(sample: Sample, generator: np.random.Generator) -> Sample:

@@ -46,8 +46,11 @@ def combine(parts: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
         >>> combine((a, b), (torch.tensor([0.0]), torch.tensor([0.2]))).item()
         5.0
     """
-    terms = [p.float() * share for p, share in zip(parts, shares(weights), strict=True)]
-    return torch.stack(terms).sum(dim=0).to(parts[0].dtype)
+    first, *others = zip(parts, shares(weights), strict=True)
+    total = first[0].float() * first[1]
+    for part, share in others:
+        total = torch.addcmul(total, part.float(), share)
+    return total.to(parts[0].dtype)
 
 
 class GatedFusion(nn.Module):

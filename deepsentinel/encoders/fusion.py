@@ -13,11 +13,11 @@ from deepsentinel.bands import S1_BANDS, S2_BANDS, SENSORS, Sensor, resolve_band
 from deepsentinel.encoders import door
 from deepsentinel.encoders.card import Card
 from deepsentinel.encoders.door import Check, Empty
-from deepsentinel.encoders.fuse import Pool
+from deepsentinel.encoders.fuse import Pool, combine
 from deepsentinel.encoders.pretrained import Pretrained
 from deepsentinel.encoders.projection import Projection, moments
 from deepsentinel.encoders.stems import STATISTICS, Statistics, Stem, entered, place
-from deepsentinel.encoders.towers import Fusion, Pyramid, Towers
+from deepsentinel.encoders.towers import Fusion, Pyramid, Towed, Towers
 from deepsentinel.errors import (
     BackboneError,
     SampleError,
@@ -29,6 +29,9 @@ from deepsentinel.errors import (
 from deepsentinel.features import Features
 from deepsentinel.sample import IMAGE_KEYS, Batch, batch_bands
 from deepsentinel.units import HAZE_FLOOR
+
+WHOLE = 0.25
+"""Observed share of a patch from which a sensor counts whole, with `project_sensors`."""
 
 
 class FusionEncoder(Pretrained):
@@ -55,11 +58,13 @@ class FusionEncoder(Pretrained):
             `embed_dim`.
         moments: project the mean, spread and observed share of every input band too. Needs
             `embed_dim`.
-        pool_sensors: pool the maps once for each sensor, over what that sensor observed, so that
-            where clouds hide one the other does not stand in for it. Early fusion only; others
-            do so anyway.
+        project_sensors: project what each sensor says on its own and average the embeddings. A
+            sensor of which a quarter of the patch or more was observed counts whole, so that
+            clouds over a part move nothing but what Sentinel-2 itself says; one that is not passed
+            costs nothing. Late fusion only; needs `embed_dim`.
         levels: which maps of the backbone to return, as timm's `out_indices`; all if `None`.
-        backbone_options: arguments of the timm model, such as `{"drop_path_rate": 0.1}`.
+        backbone_options: arguments of the timm model, such as `{"drop_path_rate": 0.1}`; for a
+            backbone a sensor also by sensor, `{"s1": {...}, "s2": {...}}`.
         pretrained: start from timm's ImageNet weights, which timm downloads; its first
             convolution is repeated over the channels.
         check: units are checked on `"first"`: every call on CPU, the first per device elsewhere;
@@ -70,8 +75,8 @@ class FusionEncoder(Pretrained):
         card: facts that the architecture cannot tell: name, licence, training, scores.
 
     Raises:
-        BackboneError: the backbone is unknown or fixed to one size, or lacks a pooled level; or
-            `pool_sensors` without early fusion.
+        BackboneError: the backbone is unknown or fixed to one size, or lacks a pooled level; the
+            sensors' backbones do not fit together; or `project_sensors` without late fusion.
         BandError: a band is unknown or has no statistics.
         UnknownNameError: unknown `fusion`, `pool`, `check` or `empty`.
 
@@ -82,7 +87,7 @@ class FusionEncoder(Pretrained):
         (torch.Size([1, 256]), [(1, 64, 9, 5), (1, 128, 5, 3), (1, 256, 3, 2)])
     """
 
-    LATER = frozenset({"hidden", "moments", "pool_sensors"})
+    LATER = frozenset({"hidden", "moments", "project_sensors"})
 
     def __init__(
         self,
@@ -97,7 +102,7 @@ class FusionEncoder(Pretrained):
         pool_levels: Sequence[int] = (-1,),
         hidden: int | None = None,
         moments: bool = False,
-        pool_sensors: bool = False,
+        project_sensors: bool = False,
         levels: Sequence[int] | None = None,
         backbone_options: Mapping[str, Any] | None = None,
         pretrained: bool = False,
@@ -111,10 +116,14 @@ class FusionEncoder(Pretrained):
         self.check: Check = _known(check, Check, "check")
         self.empty: Empty = _known(empty, Empty, "empty")
         self._bands = _bands(s1_bands, s2_bands, fusion)
-        if pool_sensors and fusion != "early":
+        if project_sensors and fusion != "late":
             raise BackboneError(
-                f"pool_sensors=True with fusion={fusion!r}: its sensors are pooled apart already; "
-                "leave it out."
+                f"project_sensors=True with fusion={fusion!r}: only late fusion has an embedding of "
+                'each sensor; pass fusion="late" or leave it out.'
+            )
+        if project_sensors and embed_dim is None:
+            raise BackboneError(
+                "project_sensors=True without a projection; pass embed_dim with it."
             )
         self.stems = nn.ModuleDict({s: Stem(b, statistics) for s, b in self._bands.items()})
         self.config: dict[str, Any] = {
@@ -128,7 +137,7 @@ class FusionEncoder(Pretrained):
             "pool_levels": list(pool_levels),
             "hidden": hidden,
             "moments": moments,
-            "pool_sensors": pool_sensors,
+            "project_sensors": project_sensors,
             "levels": None if levels is None else list(levels),
             "backbone_options": _plain(backbone_options or {}),
         }
@@ -144,12 +153,18 @@ class FusionEncoder(Pretrained):
             levels=levels,
             options=self.config["backbone_options"],
             pretrained=pretrained,
-            pool_sensors=pool_sensors,
         )
         width = self.towers.width
         self._embed_dim = embed_dim or width
         self.moments = moments
-        self.project = _projection(width, embed_dim, hidden, len(self._used()) if moments else 0)
+        read = [[s] for s in self._bands] if project_sensors else [list(self._bands)]
+        counts = [sum(len(self._bands[s]) for s in group) for group in read]
+        projections = [_projection(width, embed_dim, hidden, n if moments else 0) for n in counts]
+        self.project = (
+            nn.ModuleDict(dict(zip(self._bands, projections, strict=True)))
+            if project_sensors
+            else projections[0]
+        )
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
@@ -302,13 +317,17 @@ class FusionEncoder(Pretrained):
     def _placed(
         self, given: Mapping[Sensor, Tensor], names: Mapping[Sensor, tuple[str, ...]]
     ) -> dict[Sensor, Tensor]:
-        """Every sensor that the encoder reads, in its band order; an absent one is all NaN."""
+        """Every sensor that the encoder reads, in its band order; an absent one is all NaN.
+
+        Where sensors are projected apart, one that was not passed is left out: it would have no
+        weight. In training it is there, so that every parameter has a gradient.
+        """
         like = next(iter(given.values()))
         placed: dict[Sensor, Tensor] = {}
         for sensor, bands in self._bands.items():
             if sensor in given:
                 placed[sensor] = place(given[sensor], names[sensor], bands)
-            else:
+            elif self.training or not isinstance(self.project, nn.ModuleDict):
                 absent = like.new_full((1, 1, 1, 1), float("nan"), dtype=torch.float32)
                 placed[sensor] = absent.expand(like.shape[0], len(bands), *like.shape[2:])
         return placed
@@ -316,23 +335,41 @@ class FusionEncoder(Pretrained):
     def _features(self, placed: Mapping[Sensor, Tensor]) -> tuple[Tensor, Pyramid, Tensor]:
         """Embedding, maps, and for each patch whether it was observed nowhere; tensors only."""
         height, width = next(iter(placed.values())).shape[2:]
-        divisor = self.towers.divisor
-        together = [list(placed)] if self.fusion == "early" else [[sensor] for sensor in placed]
-        channels = [
-            entered(
+        groups = {"both": list(placed)} if self.fusion == "early" else {s: [s] for s in placed}
+        channels = {
+            name: entered(
                 [cast("Stem", self.stems[s]) for s in group],
                 [placed[s] for s in group],
-                divisor=divisor,
+                divisor=self.towers.divisor,
             )
-            for group in together
-        ]
-        vector, maps, seen = self.towers(channels, dtype=self._dtype)
-        if isinstance(self.project, Projection):
-            extra = moments(channels, area=height * width).to(self._dtype) if self.moments else None
-            embedding = self.project(vector.to(self._dtype), extra)
-        else:
-            embedding = self.project(vector.to(self._dtype))
-        return embedding, _cropped(maps, self.strides, (height, width)), _none(seen)
+            for name, group in groups.items()
+        }
+        towed = self.towers(channels, dtype=self._dtype)
+        embedding = self._embedded(towed, channels, area=height * width)
+        return embedding, _cropped(towed.maps, self.strides, (height, width)), _none(towed.seen)
+
+    def _embedded(self, towed: Towed, channels: Mapping[str, Tensor], *, area: int) -> Tensor:
+        if isinstance(self.project, nn.ModuleDict):
+            each = [
+                self._projected(self.project[name], vector, [x], area=area)
+                for vector, (name, x) in zip(towed.vectors, channels.items(), strict=True)
+            ]
+            padded = towed.seen.shape[2] * towed.seen.shape[3]
+            weights = [(s * padded / (area * WHOLE)).clamp(max=1) for s in towed.shares]
+            return combine(each, weights)
+        late = len(towed.vectors) > 1
+        vector = combine(towed.vectors, towed.shares) if late else towed.vectors[0]
+        return self._projected(self.project, vector, list(channels.values()), area=area)
+
+    def _projected(
+        self, project: nn.Module, vector: Tensor, channels: Sequence[Tensor], *, area: int
+    ) -> Tensor:
+        vector = vector.to(self._dtype)
+        extra: tuple[Tensor | None, ...] = ()
+        if isinstance(project, Projection):
+            extra = (moments(channels, area=area).to(self._dtype) if self.moments else None,)
+        embedding: Tensor = project(vector, *extra)
+        return embedding
 
     def _used(self) -> tuple[str, ...]:
         return tuple(name for bands in self._bands.values() for name in bands)

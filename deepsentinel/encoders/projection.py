@@ -67,7 +67,7 @@ def _moments(channels: Tensor, area: int) -> Tensor:
     pixels = channels.flatten(2)
     total, count = pixels.sum(dim=2).chunk(2, dim=1)
     values = pixels.chunk(2, dim=1)[0]
-    squares = torch.einsum("bcn,bcn->bc", values, values)
+    squares = torch.linalg.vector_norm(values, dim=2).square()
     least = count.clamp_min(1)
     mean = total / least
     variance = squares / least - mean.square()  # one pass: a second one costs as much as a layer

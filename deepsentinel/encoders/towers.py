@@ -1,7 +1,7 @@
 """One backbone for both sensors, or one each, and how their maps become one pyramid."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,21 @@ Fusion = Literal["early", "mid", "late"]
 Pyramid = tuple[Tensor, ...]
 
 
+class Towed(NamedTuple):
+    """What towers made of one batch."""
+
+    vectors: list[Tensor]
+    """(B, width) float32, of each tower in late fusion, else one."""
+    shares: list[Tensor]
+    """(B, 1) each: the share of the patch that was observed."""
+    maps: Pyramid
+    """(B, C_i, H / s_i, W / s_i) each."""
+    seen: Tensor
+    """(B, 1, H, W), 1 where any sensor was observed."""
+
+
 class Towers(nn.Module):
-    """Normalised channels of the sensors to a pooled vector and one pyramid of maps.
+    """Normalised channels of the sensors to pooled vectors and one pyramid of maps.
 
     Args:
         backbone: timm model name.
@@ -25,12 +38,12 @@ class Towers(nn.Module):
         pool: how maps are pooled.
         pool_levels: which maps are pooled.
         levels: which maps the backbone returns, all if `None`.
-        options: arguments of the timm model.
+        options: arguments of the timm model; by sensor, where sensors have towers of their own.
         pretrained: start from timm's ImageNet weights.
-        pool_sensors: pool each map once for each sensor, over what that observed.
 
     Raises:
-        BackboneError: the backbone cannot be used, or lacks a pooled level.
+        BackboneError: the backbone cannot be used, lacks a pooled level, or has maps of other sizes
+            for one sensor than for the other.
     """
 
     def __init__(
@@ -44,74 +57,78 @@ class Towers(nn.Module):
         levels: Sequence[int] | None,
         options: Mapping[str, Any] | None,
         pretrained: bool,
-        pool_sensors: bool = False,
     ) -> None:
         super().__init__()
-        widths = {"both": sum(bands.values())} if fusion == "early" else dict(bands)
+        each: dict[str, int] = {str(sensor): count for sensor, count in bands.items()}
+        widths = {"both": sum(bands.values())} if fusion == "early" else each
         towers = {
             name: Backbone(
                 backbone,
                 in_channels=2 * count,  # values and observed channels
                 levels=None if levels is None else tuple(levels),
-                options=options,
+                options=_options_of(name, options, towers=widths),
                 pretrained=pretrained,
             )
             for name, count in widths.items()
         }
         for name, tower in towers.items():
-            self.add_module(str(name), tower)
-        self.names = tuple(str(name) for name in towers)
+            self.add_module(name, tower)
+        self.names = tuple(towers)
         first = next(iter(towers.values()))
+        _check_alike(backbone, towers)
         self.channels, self.strides, self.divisor = first.channels, first.strides, first.divisor
         if fusion == "mid":
             self.gates = nn.ModuleList(GatedFusion(c) for c in self.channels)
         self.fusion = fusion
         self.pool: Pool = pool
         self.pool_levels = _pool_levels(pool_levels, backbone, self.strides)
-        self.counts = tuple(bands.values()) if pool_sensors else ()
-        times = (1 + (pool == "mean_std")) * max(1, len(self.counts))
-        self.width = sum(self.channels[i] for i in self.pool_levels) * times
+        self.width = sum(self.channels[i] for i in self.pool_levels) * (1 + (pool == "mean_std"))
 
-    def forward(
-        self, channels: Sequence[Tensor], *, dtype: torch.dtype
-    ) -> tuple[Tensor, Pyramid, Tensor]:
-        """Pooled vector, maps, and where any sensor was observed.
+    def forward(self, channels: Mapping[str, Tensor], *, dtype: torch.dtype) -> Towed:
+        """What the towers make of their channels.
 
         Args:
-            channels: for each tower (B, 2 * bands, H, W): normalised bands, then their observed
-                channels; H and W multiples of `divisor`.
+            channels: by tower (B, 2 * bands, H, W): normalised bands, then their observed channels;
+                H and W multiples of `divisor`. Late fusion can do without one.
             dtype: that the backbones compute in.
-
-        Returns:
-            (B, width) float32; (B, C_i, H / s_i, W / s_i) each; (B, 1, H, W), 1 where observed.
         """
-        seen = [x[:, x.shape[1] // 2 :].amax(dim=1, keepdim=True) for x in channels]
-        pyramids = [
-            self.get_submodule(name)(x.to(dtype))
-            for name, x in zip(self.names, channels, strict=True)
-        ]
-        if self.fusion == "early":
-            weights = self._observed(channels[0]) if self.counts else seen[0]
-            return self._pooled(pyramids[0], weights), pyramids[0], seen[0]
+        seen = [x[:, x.shape[1] // 2 :].amax(dim=1, keepdim=True) for x in channels.values()]
+        pyramids = [self.get_submodule(n)(x.to(dtype)) for n, x in channels.items()]
         present = [presence(s, self.strides) for s in seen]
+        shares = [s.mean(dim=(2, 3)) for s in seen]
+        either = torch.stack(seen).amax(dim=0)
+        if self.fusion == "early":
+            return Towed([self._pooled(pyramids[0], present[0])], shares, pyramids[0], either)
         levels = list(zip(zip(*pyramids, strict=True), zip(*present, strict=True), strict=True))
-        either = torch.maximum(*seen)
-        if self.fusion == "mid":
-            pairs = zip(self.gates, levels, strict=True)
-            maps = tuple(gate(parts, weights) for gate, (parts, weights) in pairs)
-            return self._pooled(maps, either), maps, either
-        vectors = [self._pooled(p, s) for p, s in zip(pyramids, seen, strict=True)]
-        vector = combine(vectors, [s.mean(dim=(2, 3)) for s in seen])
-        return vector, tuple(combine(parts, weights) for parts, weights in levels), either
+        if self.fusion == "late":
+            vectors = [self._pooled(m, p) for m, p in zip(pyramids, present, strict=True)]
+            return Towed(vectors, shares, tuple(combine(*level) for level in levels), either)
+        maps = tuple(gate(*level) for gate, level in zip(self.gates, levels, strict=True))
+        vector = self._pooled(maps, presence(either, self.strides))
+        return Towed([vector], [either.mean(dim=(2, 3))], maps, either)
 
-    def _observed(self, channels: Tensor) -> Tensor:
-        """Where each sensor was observed in any band, (B, sensors, H, W)."""
-        observed = torch.split(channels[:, channels.shape[1] // 2 :], list(self.counts), dim=1)
-        return torch.cat([o.amax(dim=1, keepdim=True) for o in observed], dim=1)
+    def _pooled(self, maps: Pyramid, present: Sequence[Tensor]) -> Tensor:
+        at = self.pool_levels
+        return pooled([maps[i] for i in at], [present[i] for i in at], self.pool)
 
-    def _pooled(self, maps: Pyramid, seen: Tensor) -> Tensor:
-        present = presence(seen, [self.strides[i] for i in self.pool_levels])
-        return pooled([maps[i] for i in self.pool_levels], present, self.pool)
+
+def _options_of(
+    tower: str, options: Mapping[str, Any] | None, *, towers: Mapping[str, int]
+) -> Mapping[str, Any]:
+    """The options of one tower, which may be given by tower."""
+    if options and len(towers) > 1 and set(options) <= set(towers):
+        own: Mapping[str, Any] = options.get(tower, {})
+        return own
+    return options or {}
+
+
+def _check_alike(backbone: str, towers: Mapping[str, Backbone]) -> None:
+    shapes = {name: (tower.channels, tower.strides) for name, tower in towers.items()}
+    if len(set(shapes.values())) > 1:
+        raise BackboneError(
+            f"the towers of {backbone} have maps that cannot be joined (channels, strides): {shapes}. "
+            "Options by sensor may differ in depth, not in the width of maps."
+        )
 
 
 def _pool_levels(asked: Sequence[int], backbone: str, strides: Sequence[int]) -> tuple[int, ...]:

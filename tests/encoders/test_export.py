@@ -56,6 +56,17 @@ def test_exports_with_free_batch_and_size(backbone: str, fusion: Any) -> None:
     assert_equal(found, encoder, (s1, s2))
 
 
+def test_an_embedding_of_each_sensor_exports() -> None:
+    encoder = FusionEncoder(
+        "resnet10t", fusion="late", embed_dim=16, moments=True, project_sensors=True
+    ).eval()
+    program = export(encoder.exportable(), patches(2, 64, 96), dynamic_shapes=(AXES, AXES)).module()
+    s1, s2 = patches(3, 61, 47)
+    s2[1], s2[2, :, 9:], s1[2] = NAN, NAN, NAN
+    with torch.no_grad():
+        assert_equal(program(s1, s2), encoder, (s1, s2))
+
+
 def test_the_encoder_itself_exports() -> None:
     encoder = FusionEncoder("resnet10t").eval()
     program = export(encoder, patches(2, 64, 96), dynamic_shapes=(AXES, AXES)).module()

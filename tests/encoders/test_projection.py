@@ -123,38 +123,86 @@ def test_pointwise_convolutions_give_what_they_gave() -> None:
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(quick, plain, strict=True))
 
 
-@torch.no_grad()
-def test_each_sensor_is_pooled_over_what_it_observed() -> None:
-    """Sentinel-2 hidden on the left, Sentinel-1 below: plain means and spreads of the cells of each."""
-    built = FusionEncoder(
-        "convnext_atto",
-        pool="mean_std",
-        pool_levels=(0,),
-        pool_sensors=True,
-        backbone_options=SMALL,
-    ).eval()
-    s1, s2 = torch.full((1, 2, 32, 32), -12.0), torch.rand(1, 12, 32, 32)
-    s1[:, :, 16:], s2[..., :16] = NAN, NAN
-    found = built(s1=s1, s2=s2)
-    cells = found.maps[0][0].numpy()
-    above, right = cells[:, :4].reshape(8, -1), cells[:, :, 4:].reshape(8, -1)
-    parts = [above.mean(1), right.mean(1), above.std(1), right.std(1)]
-    assert np.allclose(found.embedding[0].numpy(), np.concatenate(parts), atol=1e-3)
+def apart(**options: Any) -> FusionEncoder:
+    return encoder(fusion="late", project_sensors=True, moments=True, hidden=8, **options)
+
+
+def patches() -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(3)
+    return torch.randn(3, 2, 40, 33, generator=g) * 3 - 14, torch.rand(3, 12, 40, 33, generator=g)
 
 
 @torch.no_grad()
-def test_of_an_absent_sensor_nothing_is_pooled(tmp_path: Path) -> None:
+def test_the_embedding_of_both_sensors_is_the_mean_of_each_alone() -> None:
+    built = apart()
+    s1, s2 = patches()
+    by_s1, by_s2 = built(s1=s1).embedding, built(s2=s2).embedding
+    torch.testing.assert_close(built(s1=s1, s2=s2).embedding, (by_s1 + by_s2) / 2)
+    assert float((by_s1 - by_s2).norm(dim=1).min()) > 0.1
+
+
+@torch.no_grad()
+def test_a_sensor_of_nan_is_one_that_was_not_passed() -> None:
+    built = apart()
+    s1, s2 = patches()
+    assert torch.equal(built(s1=s1, s2=s2 * NAN).embedding, built(s1=s1).embedding)
+    assert torch.equal(built(s1=s1 * NAN, s2=s2).embedding, built(s2=s2).embedding)
+    for ours, theirs in zip(built(s1=s1 * NAN, s2=s2).maps, built(s2=s2).maps, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("rows", "weight"), [(30, 1.0), (10, 1.0), (5, 0.5), (2, 0.2)])
+def test_clouds_take_weight_only_where_little_is_left(rows: int, weight: float) -> None:
+    """Of 40 rows so many are seen: from a quarter on Sentinel-2 counts whole."""
+    built = apart()
+    s1, s2 = patches()
+    s2[:, :, rows:] = NAN
+    by_s1, by_s2 = built(s1=s1).embedding, built(s2=s2).embedding
+    wanted = (by_s1 + weight * by_s2) / (1 + weight)
+    torch.testing.assert_close(built(s1=s1, s2=s2).embedding, wanted)
+
+
+@torch.no_grad()
+def test_towers_may_differ_in_depth(tmp_path: Path) -> None:
+    options = {"s1": SMALL, "s2": {**SMALL, "depths": [1, 1, 3, 1]}}
     built = FusionEncoder(
-        "convnext_atto", pool_levels=(0,), pool_sensors=True, backbone_options=SMALL
+        "convnext_atto", fusion="late", embed_dim=6, project_sensors=True, backbone_options=options
     ).eval()
-    s2 = torch.rand(2, 12, 32, 32)
-    found = built(s2=s2).embedding
-    assert found[:, :8].tolist() == [[0.0] * 8] * 2
-    assert bool((found[:, 8:] != 0).all())
+    blocks = [
+        sum(
+            len(stage.blocks)
+            for stage in built.towers.get_submodule(s).net.children()
+            if hasattr(stage, "blocks")
+        )
+        for s in ("s1", "s2")
+    ]
+    assert blocks == [4, 6]
     built.save_pretrained(tmp_path)
-    assert torch.equal(FusionEncoder.from_pretrained(tmp_path).eval()(s2=s2).embedding, found)
+    s1, s2 = patches()
+    opened = FusionEncoder.from_pretrained(tmp_path).eval()
+    assert torch.equal(opened(s1=s1, s2=s2).embedding, built(s1=s1, s2=s2).embedding)
 
 
-def test_sensors_that_have_towers_are_not_pooled_apart_again() -> None:
-    with pytest.raises(BackboneError, match=r"pool_sensors.*late"):
-        encoder(pool_sensors=True, fusion="late")
+def test_towers_of_other_widths_are_refused() -> None:
+    options = {"s1": SMALL, "s2": {**SMALL, "dims": [8, 8, 16, 32]}}
+    with pytest.raises(BackboneError, match=r"cannot be joined.*'s1'.*16.*'s2'.*32"):
+        FusionEncoder("convnext_atto", fusion="late", backbone_options=options)
+
+
+@pytest.mark.parametrize("fusion", ["early", "mid"])
+def test_only_late_fusion_has_an_embedding_of_each_sensor(fusion: str) -> None:
+    with pytest.raises(BackboneError, match=f"project_sensors.*{fusion}.*late"):
+        encoder(project_sensors=True, fusion=fusion)
+
+
+def test_what_is_not_projected_cannot_be_projected_apart() -> None:
+    with pytest.raises(BackboneError, match="embed_dim"):
+        FusionEncoder("convnext_atto", fusion="late", project_sensors=True, backbone_options=SMALL)
+
+
+def test_in_training_an_absent_sensor_leaves_no_parameter_unused() -> None:
+    built = apart().train()
+    features = built(s2=patches()[1])
+    sum(x.square().mean() for x in (features.embedding, *features.maps)).backward()
+    assert [n for n, p in built.named_parameters() if p.grad is None] == []
