@@ -102,7 +102,7 @@ ROWS: tuple[Shipped | Row, ...] = (
     Shipped(
         name="deepsentinel-nano",
         folder=_WEIGHTS / "deepsentinel-nano",
-        sha256="cb3b85b7e9531ec5ce95d779d7601f43f25406d47489ef1a26990de498c0ec02",
+        sha256="458677ec6a20c2e66d24a6fbf30d12b195af6ce264239be0a27de8653c9e9021",
     ),
     *(_galileo(card) for card in (NANO, TINY, BASE)),
     Row(card=PRESTO, build=_presto, options={"stride": 1}),
