@@ -158,8 +158,8 @@ class CacheWarning(UserWarning):
     """The cache on the local disk cannot be used; bytes are read from their origin."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Sentence for an error message: the closest known names, then all of them.
+def nearest(name: str, known: Iterable[str], *, most: int | None = None) -> str:
+    """Sentence for an error message: the closest known names, then all of them, or the first `most`.
 
     Example:
         >>> nearest("tset", ["train", "val", "test"])
@@ -168,4 +168,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
     close = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(repr(n) for n in close)}? " if close else ""
-    return f"{hint}Known: {' '.join(names) if names else '(none)'}."
+    listed = " ".join(names[:most]) if names else "(none)"
+    more = "" if most is None or len(names) <= most else " ..."
+    return f"{hint}Known: {listed}{more}."

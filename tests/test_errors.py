@@ -55,4 +55,6 @@ def test_nearest_puts_likely_names_first():
     assert nearest("Test", ["train", "val", "test"]).startswith("Did you mean 'test'?")
     assert nearest("xyz", ["train", "val"]) == "Known: train val."
     assert nearest("xyz", []) == "Known: (none)."
+    assert nearest("c3", ["c1", "c2", "x"], most=1).endswith("? Known: c1 ...")
+    assert nearest("xyz", ["a", "b"], most=2) == "Known: a b."
     assert nearest("tran", (n for n in ("train", "val"))).endswith("Known: train val.")

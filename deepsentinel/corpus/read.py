@@ -277,9 +277,9 @@ class Corpus:
         ids = self._records["id"]
         found = pc.index(ids, patch_id).as_py()
         if found < 0:
-            some = nearest(patch_id, ids.slice(0, 1000).to_pylist()[:1000])
+            some = nearest(patch_id, ids.slice(0, 1000).to_pylist(), most=8)
             raise UnknownNameError(
-                f"corpus {self._static.name!r} has no patch {patch_id!r}. {some[:400]}"
+                f"corpus {self._static.name!r} has no patch {patch_id!r}. {some}"
             )
         return int(found)
 

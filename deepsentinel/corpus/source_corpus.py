@@ -126,7 +126,7 @@ class SourceCorpus:
         """
         ids = [p.record.id for p in self._plan.patches]
         if patch_id not in ids:
-            known = nearest(patch_id, ids[:1000])[:400]
+            known = nearest(patch_id, ids[:1000], most=8)
             raise UnknownNameError(
                 f"source {self._static.name!r} has no patch {patch_id!r}. {known}"
             )

@@ -115,6 +115,8 @@ class TransferReport:
     seconds: float
     repeated: int = 0
     """Requests that failed for a while and were made again."""
+    compared: str = "every checksum compared"
+    """What was compared, in words."""
 
     @property
     def ok(self) -> bool:
@@ -128,7 +130,7 @@ class TransferReport:
     def __str__(self) -> str:
         rate = f", {bytes_words(self.fetched / self.seconds)}/s" if self.seconds > 0 else ""
         lines = [
-            f"{self.patches} patches in {self.dest}, every checksum compared",
+            f"{self.patches} patches in {self.dest}, {self.compared}",
             f"  moved: {bytes_words(self.fetched)} in {self.requests} requests, "
             f"{self.seconds:.1f} s{rate}",
         ]

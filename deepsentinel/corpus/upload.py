@@ -135,6 +135,7 @@ class _Upload:
             repeated=self.source.repeated + self.target.repeated,
             wrong=(),
             seconds=time.monotonic() - self._began,
+            compared=_compared(published=same, there=already),
         )
 
     # ---------------------------------------------------------------- what is there
@@ -237,3 +238,11 @@ class _Upload:
     def _write(self, path: str, data: bytes) -> None:
         self.target.write(path, data)
         self._writes += 1
+
+
+def _compared(*, published: bool, there: int) -> str:
+    """What an upload has looked at, in words."""
+    if published:
+        return "published before: its index is the same, no shard was looked at"
+    sent = "every checksum compared before it was sent"
+    return f"{sent}; what was there has the right length" if there else sent

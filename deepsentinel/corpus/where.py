@@ -67,7 +67,8 @@ def where_mask(table: pa.Table, where: str, info: CorpusInfo) -> NDArray[np.bool
     try:
         tree = ast.parse(where.strip(), mode="eval")
     except (SyntaxError, ValueError) as error:
-        raise _refused(where, f"it cannot be read ({error})") from error
+        said = error.msg if isinstance(error, SyntaxError) else error
+        raise _refused(where, f"it cannot be read ({said})") from error
     mask = _Condition(table, where, info).truth(tree.body)
     return np.asarray(
         pc.fill_null(mask, fill_value=False).to_numpy(zero_copy_only=False), dtype=np.bool_

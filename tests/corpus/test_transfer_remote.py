@@ -96,8 +96,11 @@ def test_a_corpus_is_published(
     cloud.fault("503", methods=("PUT", "POST"))
     report = upload(tiny_corpus, url, **access(cloud))
     assert (report.patches, report.repeated) == (12, 1)
+    assert "every checksum compared before it was sent" in str(report)
     assert verify(url, **access(cloud)).ok
-    assert upload(tiny_corpus, url, **access(cloud)).fetched == 0
+    again = upload(tiny_corpus, url, **access(cloud))
+    assert again.fetched == 0
+    assert "no shard was looked at" in str(again)
     download(url, tmp_path / "copy", **access(cloud))
     assert tree(tmp_path / "copy") == tree(tiny_corpus)
 
