@@ -169,5 +169,5 @@ def nearest(name: str, known: Iterable[str], *, most: int | None = None) -> str:
     close = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(repr(n) for n in close)}? " if close else ""
     listed = " ".join(names[:most]) if names else "(none)"
-    more = "" if most is None or len(names) <= most else " ..."
-    return f"{hint}Known: {listed}{more}."
+    end = "." if most is None or len(names) <= most else " ..."
+    return f"{hint}Known: {listed}{end}"
