@@ -120,12 +120,11 @@ def suspect_offset(s2: Tensor, names: Sequence[str]) -> bool:
     visible = [i for i, name in enumerate(names) if name in _VISIBLE]
     if not visible:
         return False
-    values = s2.detach()[:, visible]
-    sparse = values[:, :, ::4, ::4]
+    sparse = s2.detach()[:, :, ::4, ::4][:, visible]
     dark = (sparse <= HAZE_FLOOR).sum(dim=(1, 2, 3)) > 0.02 * sparse[0].numel()
-    if 2 * int(dark.sum()) >= len(values):
+    if 2 * int(dark.sum()) >= len(s2):
         return False
-    return 2 * sum(looks_offset(patch) for patch in values) > len(values)
+    return 2 * sum(looks_offset(patch[visible]) for patch in s2.detach()) > len(s2)
 
 
 def check_observed(nothing: Tensor) -> None:
