@@ -210,7 +210,6 @@ def test_a_worker_may_save_it() -> None:
 def told(child: Any, answer: Any) -> Any:
     """What a child said before it ended."""
     child.join()
-    assert child.exitcode == 0
     return answer.get_nowait()
 
 

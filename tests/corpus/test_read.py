@@ -12,8 +12,9 @@ from deepsentinel.corpus.codes import S1_NOT_OBSERVED
 from deepsentinel.corpus.facts import load_info
 from deepsentinel.corpus.format import CorpusInfo, dump_json
 from deepsentinel.corpus.index import info_crc, stated_info_crc
+from deepsentinel.corpus.opening import open_corpus
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
-from deepsentinel.corpus.read import Corpus, open_corpus
+from deepsentinel.corpus.read import Corpus
 from deepsentinel.corpus.write import CorpusWriter
 from deepsentinel.errors import (
     BandError,
@@ -284,8 +285,8 @@ def test_pickles_small_and_reads_on(tiny_corpus, make_patch):
     assert "checksum=True" in repr(again)
 
 
-def _child(corpus, queue):
-    queue.put(float(np.nansum(corpus.read_physical(3)["s1"])))
+def _child(corpus, answer):
+    answer.send(float(np.nansum(corpus.read_physical(3)["s1"])))
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 on fork
@@ -305,12 +306,13 @@ def test_reads_in_another_process(tiny_corpus, method):
         os.close(into)
         return
     context = multiprocessing.get_context(method)
-    queue = context.Queue()
-    process = context.Process(target=_child, args=(corpus, queue))
+    found, answer = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(corpus, answer))
     process.start()
+    answer.close()  # the child's is the last: if it dies, nothing is waited for
+    assert found.recv() == wanted
+    found.close()
     process.join()
-    assert process.exitcode == 0
-    assert queue.get_nowait() == wanted
 
 
 def test_threads_do_not_disturb_each_other(tiny_corpus, make_patch):

@@ -179,12 +179,12 @@ def test_what_is_there_is_not_overwritten(tiny_corpus, info, tmp_path):
         CorpusWriter(tmp_path / "file", info)
 
 
-def _try_to_write(root, queue):
+def _try_to_write(root, answer):
     try:
         CorpusWriter(root, SMALL)
-        queue.put("no error")
+        answer.send("no error")
     except CorpusExistsError as error:
-        queue.put(str(error))
+        answer.send(str(error))
 
 
 def test_a_second_writer_is_refused(tmp_path):
@@ -192,12 +192,13 @@ def test_a_second_writer_is_refused(tmp_path):
     with pytest.raises(CorpusExistsError, match=f"by process {os.getpid()} at this moment"):
         CorpusWriter(tmp_path, SMALL)
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_try_to_write, args=(tmp_path, queue))
+    told, answer = context.Pipe(duplex=False)
+    process = context.Process(target=_try_to_write, args=(tmp_path, answer))
     process.start()
+    answer.close()  # the child's is the last: if it dies, nothing is waited for
+    assert f"being written by process {os.getpid()}" in told.recv()
+    told.close()
     process.join()
-    assert process.exitcode == 0
-    assert f"being written by process {os.getpid()}" in queue.get_nowait()
     writer.add(*small(0))
     writer.close()
     writer.close()
