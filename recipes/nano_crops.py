@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from deepsentinel.bands import S2_BANDS
 from deepsentinel.corpus.convert import convert
-from deepsentinel.corpus.read import open_corpus
+from deepsentinel.corpus.opening import open_corpus
 from deepsentinel.corpus.splits import assign_splits, block_of
 from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.encoders.galileo import GalileoEncoder

@@ -20,8 +20,8 @@ from deepsentinel.bands import S2_BANDS
 from deepsentinel.cli import app, main
 from deepsentinel.corpus.codes import encode_s1
 from deepsentinel.corpus.format import CorpusInfo, LabelSpec
+from deepsentinel.corpus.opening import open_corpus
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
-from deepsentinel.corpus.read import open_corpus
 from deepsentinel.corpus.write import CorpusWriter
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.labels import scheme

@@ -217,7 +217,7 @@ def test_too_few_values_are_not_judged_by_their_distribution():
 def test_every_code_of_a_corpus_is_plausible():
     """What a corpus can hold passes the check of the encoder."""
     from deepsentinel.corpus.codes import encode_s2_reflectance
-    from deepsentinel.corpus.read import to_physical
+    from deepsentinel.corpus.decode import to_physical
 
     codes = encode_s2_reflectance(np.array([[-5.0, -0.1, 0.0, 6.4535, 99.0]], np.float32))
     values = np.empty(codes.shape, np.float32)

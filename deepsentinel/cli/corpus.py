@@ -39,7 +39,7 @@ def info(
     Example: [bold]deepsentinel info corpus/[/]
     """
     from deepsentinel.corpus.copying import bytes_words, corpus_bytes
-    from deepsentinel.corpus.read import open_corpus
+    from deepsentinel.corpus.opening import open_corpus
 
     opened = open_corpus(corpus, **access(requester_pays, storage_option))
     sizes = corpus_bytes(opened.index, opened.info)
@@ -89,7 +89,7 @@ def stats(
 
     Example: [bold]deepsentinel stats corpus/ --split train[/]
     """
-    from deepsentinel.corpus.read import open_corpus
+    from deepsentinel.corpus.opening import open_corpus
     from deepsentinel.corpus.stats import corpus_stats
 
     opened = open_corpus(corpus, **access(requester_pays, storage_option))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from deepsentinel.bands import Sensor, check_sensors, resolve_bands
 from deepsentinel.corpus.codes import NOT_OBSERVED
+from deepsentinel.corpus.decode import to_physical
 from deepsentinel.corpus.fetch import FetchedPatch
 from deepsentinel.corpus.footprint import locate
 from deepsentinel.corpus.format import PATCHES_PER_SHARD, CorpusInfo
@@ -24,7 +25,6 @@ from deepsentinel.corpus.index import record_row, rows_table
 from deepsentinel.corpus.patch import PatchPixels, PatchRecord
 from deepsentinel.corpus.plan import Plan, SplitRule, corpus_info, plan_source
 from deepsentinel.corpus.protocol import Bands, Room, View
-from deepsentinel.corpus.read import to_physical
 from deepsentinel.corpus.sources import open_source
 from deepsentinel.corpus.sources.base import Skipped, SourceOptions
 from deepsentinel.corpus.sources.patches import PatchReader

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from deepsentinel.bands import Sensor
 from deepsentinel.corpus.codes import NOT_OBSERVED
+from deepsentinel.corpus.decode import to_physical
 from deepsentinel.corpus.protocol import PatchSource
-from deepsentinel.corpus.read import to_physical
 from deepsentinel.errors import SplitError
 from deepsentinel.units import looks_offset
 

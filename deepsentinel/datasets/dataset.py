@@ -15,8 +15,8 @@ from torchgeo.datasets import NonGeoDataset
 from deepsentinel import plot
 from deepsentinel.bands import SENSORS, Sensor
 from deepsentinel.corpus.format import CorpusInfo, LabelSpec
+from deepsentinel.corpus.opening import open_corpus
 from deepsentinel.corpus.protocol import PatchSource
-from deepsentinel.corpus.read import open_corpus
 from deepsentinel.corpus.transfer import complete
 from deepsentinel.datasets.errors import CorpusDatasetNotFoundError, MissingRGBBandsError
 from deepsentinel.datasets.request import BandsLike, Clouds, Request, check_request

@@ -10,7 +10,8 @@ import pytest
 from deepsentinel.corpus import catalogue
 from deepsentinel.corpus.catalogue import catalogue_row, list_catalogue, named
 from deepsentinel.corpus.convert import convert
-from deepsentinel.corpus.read import Corpus, open_corpus
+from deepsentinel.corpus.opening import open_corpus
+from deepsentinel.corpus.read import Corpus
 from deepsentinel.errors import (
     CorpusNotFoundError,
     NotAuthorisedError,

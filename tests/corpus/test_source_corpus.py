@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from deepsentinel.corpus.convert import convert
-from deepsentinel.corpus.read import Corpus, open_corpus
+from deepsentinel.corpus.opening import open_corpus
+from deepsentinel.corpus.read import Corpus
 from deepsentinel.corpus.source_corpus import SourceCorpus
 from deepsentinel.errors import CorpusNotFoundError, SourceError
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from deepsentinel.bands import DEFAULT_BANDS
+from deepsentinel.corpus.opening import open_corpus
 from deepsentinel.corpus.patch import PatchPixels
-from deepsentinel.corpus.read import open_corpus
 from deepsentinel.corpus.write import CorpusWriter
 from deepsentinel.datasets.dataset import DeepSentinelDataset
 from deepsentinel.datasets.neighbours import WithNeighbours

@@ -11,7 +11,8 @@ from rasterio.warp import transform
 
 from deepsentinel.bands import S2_BANDS, S2_L1C_BANDS
 from deepsentinel.corpus.convert import convert
-from deepsentinel.corpus.read import Corpus, open_corpus
+from deepsentinel.corpus.opening import open_corpus
+from deepsentinel.corpus.read import Corpus
 from deepsentinel.corpus.source_corpus import SourceCorpus
 from deepsentinel.errors import BandError, SourceError, SplitError, UnknownNameError
 from deepsentinel.labels import scheme
