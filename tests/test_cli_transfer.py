@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from deepsentinel.cli import app
-from deepsentinel.corpus import transfer
+from deepsentinel.corpus import transferred
 from deepsentinel.corpus.read import Corpus
 from deepsentinel.datasets.synthetic import write_synthetic_corpus
 from deepsentinel.errors import SelectionError, StoreError, TransferDeclinedError
@@ -55,7 +55,7 @@ def test_upload_verify_and_info_take_urls(corpus: Path, tmp_path: Path) -> None:
 def test_billed_and_large_transfers_are_asked_about(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(transferred, "LARGE_BYTES", 1000)
     refused = run("download", corpus, tmp_path / "copy")
     assert isinstance(refused.exception, TransferDeclinedError)
     assert "--yes" in refused.stderr

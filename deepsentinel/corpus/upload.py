@@ -16,12 +16,11 @@ from deepsentinel.corpus.index import same_schema
 from deepsentinel.corpus.select import Selection
 from deepsentinel.corpus.shard import ChunkError, load_table, table_bytes
 from deepsentinel.corpus.transfer import (
-    TransferPlan,
-    TransferReport,
     fingerprint,
     load_table_of,
     metadata_files,
 )
+from deepsentinel.corpus.transferred import TransferPlan, TransferReport
 from deepsentinel.errors import (
     CorpusError,
     CorpusExistsError,

@@ -18,7 +18,8 @@ from deepsentinel.corpus import copying, parts, transfer
 from deepsentinel.corpus import upload as uploading
 from deepsentinel.corpus.format import CorpusInfo
 from deepsentinel.corpus.read import Corpus
-from deepsentinel.corpus.transfer import TransferPlan, download
+from deepsentinel.corpus.transfer import download
+from deepsentinel.corpus.transferred import TransferPlan
 from deepsentinel.corpus.upload import upload
 from deepsentinel.corpus.verify import verify
 from deepsentinel.errors import (
