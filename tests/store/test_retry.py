@@ -148,15 +148,15 @@ def test_only_what_failed_is_asked_again(http_server):
 @pytest.mark.parametrize(
     ("limits", "tries"),
     [
-        ({"attempts": 2, "deadline_s": 6000, "attempt_s": 0.2}, 2),
-        ({"attempts": 100, "deadline_s": 0.2, "attempt_s": 600}, 1),
+        ({"attempts": 2, "deadline_s": 6000, "attempt_s": 0.2}, "2 tries"),
+        ({"attempts": 100, "deadline_s": 0.2, "attempt_s": 600}, "1 try"),
     ],
 )
 def test_a_server_that_never_answers(http_server, limits, tries):
     http_server.put("retry/a.bin", bytes(range(100)))
     http_server.fault("hold", times=None)
     store = open_store(http_server.url("retry"), retry=Retry(backoff_s=0.01, **limits))
-    with pytest.raises(TransientError, match=f"TimeoutError.*after {tries} tries"):
+    with pytest.raises(TransientError, match=f"TimeoutError.*after {tries}"):
         store.read_range("a.bin", 0, 4)
 
 
