@@ -74,11 +74,13 @@ def spread(embeddings: Tensor) -> dict[str, Tensor]:
 
 @dataclass(kw_only=True)
 class CollapseWatch:
-    """Says when the embeddings of a run have collapsed; it compares with the start of the run.
+    """Says when the embeddings of a run have collapsed: to a point, or onto one line.
 
-    An absolute limit would not do: rectified embeddings share a direction from the start, random
-    weights too. A run has collapsed where the spread falls below `std_share` of its start, or the
-    rank below `rank_share` of its start or below `least_rank`, `patience` looks in a row.
+    A point is where the spread falls below `std_share` of its start; an absolute limit would not do,
+    for rectified embeddings share a direction from the start, random weights too. A line is where
+    they fill fewer than `least_rank` directions, as two poles do; that needs no start to compare
+    with, for wide networks begin with many directions of which sound runs keep few. Either must
+    hold `patience` looks in a row.
 
     Example:
         >>> watch = CollapseWatch(patience=1)
@@ -89,8 +91,7 @@ class CollapseWatch:
     """
 
     std_share: float = 0.05
-    rank_share: float = 0.07
-    least_rank: float = 1.5
+    least_rank: float = 2.0
     patience: int = 3
     first: dict[str, float] = field(default_factory=dict)
     """Measures at the first look."""
@@ -107,9 +108,9 @@ class CollapseWatch:
         """
         self.last = {k: float(v) for k, v in spread(embeddings).items()}
         self.first = self.first or dict(self.last)
-        rank = max(self.least_rank, self.rank_share * self.first["effective_rank"])
-        std = self.std_share * self.first["embedding_std"]
-        fallen = self.last["effective_rank"] < rank or self.last["embedding_std"] < std
+        line = self.last["effective_rank"] < self.least_rank
+        point = self.last["embedding_std"] < self.std_share * self.first["embedding_std"]
+        fallen = line or point
         self.low = self.low + 1 if fallen else 0
         if self.low < self.patience:
             return None

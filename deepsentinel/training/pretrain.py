@@ -20,9 +20,10 @@ from deepsentinel.encoders.fusion import FusionEncoder
 from deepsentinel.encoders.towers import Fusion
 from deepsentinel.objectives.objective import Objective
 from deepsentinel.training.config import plain, write_config
+from deepsentinel.training.finetuning.options import Precision
 from deepsentinel.training.pretraining.card import about, final_card
 from deepsentinel.training.pretraining.loop import Loop
-from deepsentinel.training.pretraining.options import Precision, PretrainConfig
+from deepsentinel.training.pretraining.options import PretrainConfig
 from deepsentinel.training.pretraining.report import pretrain_report
 from deepsentinel.training.pretraining.result import PretrainResult
 from deepsentinel.training.pretraining.setup import (
@@ -138,7 +139,7 @@ def pretrain(
         ema: decay of a moving average of the encoder's weights, which is then what is kept.
         seed: decides initial weights, order, crops and all that is drawn.
         accelerator: as Lightning takes it: `"auto"`, `"cpu"`, `"gpu"`.
-        num_workers: processes that read, for each that trains.
+        num_workers: processes that read, for each that trains; 0 reads a batch ahead on a thread.
         precision: `"auto"` is bfloat16 where a GPU has it, else float32.
         compile: compile the encoder with `torch.compile`.
         channels_last: keep images channels last in memory, which is faster on GPUs.

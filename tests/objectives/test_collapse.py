@@ -114,6 +114,28 @@ def test_sound_runs_of_every_objective_do_not(name, scenes) -> None:
     assert said(scenes, lambda encoder: make(name, encoder), steps=80) == [None] * 5
 
 
+@pytest.mark.parametrize(("poles", "fallen"), [(1, True), (2, True), (8, False)])
+def test_poles_are_a_collapse_where_they_lie_on_one_line(poles: int, fallen: bool) -> None:
+    """Two poles are wider apart than any patches were; yet they tell patches only one from another."""
+    watch, g = CollapseWatch(patience=1), seeded()
+    start = torch.randn(128, 32, generator=g) + 3
+    assert watch.look(start) is None
+    where = torch.randn(poles, 32, generator=g)[torch.arange(128) % poles]
+    said = watch.look(where + 1e-3 * torch.randn(128, 32, generator=g))
+    assert (said is not None) is fallen
+    if poles == 2:
+        assert watch.last["embedding_std"] > watch.first["embedding_std"]
+
+
+def test_a_wide_network_that_keeps_few_of_many_directions_has_not_collapsed() -> None:
+    """Untrained, 90 of 128 possible; sound runs on few sources end with four or five."""
+    watch, g = CollapseWatch(patience=1), seeded()
+    watch.look(torch.randn(128, 1024, generator=g))
+    assert watch.first["effective_rank"] > 90
+    few = torch.randn(128, 5, generator=g) @ torch.randn(5, 1024, generator=g)
+    assert watch.look(few) is None
+
+
 def test_one_low_look_is_not_a_collapse():
     watch = CollapseWatch(patience=2)
     sound, flat = torch.randn(16, 4, generator=seeded()), torch.ones(16, 4)

@@ -3,14 +3,13 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from deepsentinel.bands import SENSORS
 from deepsentinel.encoders.towers import Fusion
 from deepsentinel.errors import ConfigError
 from deepsentinel.training.config import plain
-
-Precision = Literal["auto", "32-true", "bf16-mixed"]
+from deepsentinel.training.finetuning.options import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,9 @@ class PretrainConfig:
     seed: Annotated[int, "Decides weights, order, crops and all that is drawn."] = 0
 
     accelerator: Annotated[str, "As Lightning takes it: auto, cpu, gpu."] = "auto"
-    num_workers: Annotated[int, "Processes that read, for each that trains; 0: itself."] = 0
+    num_workers: Annotated[
+        int, "Processes that read, for each that trains; 0: a thread of its own."
+    ] = 0
     precision: Annotated[
         Precision, "Of the computing; auto: bfloat16 where a GPU has it, else float32."
     ] = "auto"
