@@ -99,6 +99,8 @@ class Towers(nn.Module):
         either = torch.stack(seen).amax(dim=0)
         if self.fusion == "early":
             return Towed([self._pooled(pyramids[0], present[0])], shares, pyramids[0], either)
+        if torch.compiler.is_compiling():  # symbolic strides of permuted maps would be compared
+            pyramids = [tuple(m.contiguous() for m in maps) for maps in pyramids]
         levels = list(zip(zip(*pyramids, strict=True), zip(*present, strict=True), strict=True))
         if self.fusion == "late":
             vectors = [self._pooled(m, p) for m, p in zip(pyramids, present, strict=True)]

@@ -64,7 +64,7 @@ class Translation(Objective):
         >>> sorted(objective(encoder, batch, torch.Generator().manual_seed(0)))
         ['discriminator', 'fooling', 'l1', 'loss']
         >>> sorted(objective.scores(encoder, batch)), sorted(objective.images(encoder, batch))
-        (['psnr', 'ssim'], ['drawn', 'truth'])
+        (['psnr', 'ssim'], ['drawn', 's1_shown', 'truth'])
     """
 
     def __init__(

@@ -66,7 +66,7 @@ def load_encoder(
         >>> import tempfile
         >>> from deepsentinel import FusionEncoder
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     FusionEncoder("mobilenetv4_conv_small_050").save_pretrained(folder)
+        ...     _ = FusionEncoder("mobilenetv4_conv_small_050").save_pretrained(folder)
         ...     load_encoder(folder).embed_dim
         480
     """

@@ -56,9 +56,10 @@ def test_exports_with_free_batch_and_size(backbone: str, fusion: Any) -> None:
     assert_equal(found, encoder, (s1, s2))
 
 
-def test_an_embedding_of_each_sensor_exports() -> None:
+@pytest.mark.parametrize("backbone", ["resnet10t", "convnext_atto"])
+def test_an_embedding_of_each_sensor_exports(backbone: str) -> None:
     encoder = FusionEncoder(
-        "resnet10t", fusion="late", embed_dim=16, moments=True, project_sensors=True
+        backbone, fusion="late", embed_dim=16, moments=True, project_sensors=True
     ).eval()
     program = export(encoder.exportable(), patches(2, 64, 96), dynamic_shapes=(AXES, AXES)).module()
     s1, s2 = patches(3, 61, 47)
